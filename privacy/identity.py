@@ -37,7 +37,7 @@ class SigningKey:
         try:
             write_durably(Path(path), _secret_bytes(key), replace=False)
         except FileExistsError as error:
-            raise PrivacyError(f"identity key {path}: already exists; load it instead of replacing it") from error
+            raise PrivacyError(f"identity key {path}: already exists; load it instead") from error
         return cls(key)
 
     @classmethod
@@ -52,7 +52,7 @@ class SigningKey:
         if mode & 0o077:
             raise PrivacyError(f"identity key {file}: mode {mode:04o} lets others read it; it must be 0600")
         if len(data) != KEY_BYTES:
-            raise PrivacyError(f"identity key {file}: {len(data)} bytes instead of {KEY_BYTES}; it is damaged")
+            raise PrivacyError(f"identity key {file}: {len(data)} bytes, not {KEY_BYTES}: it is damaged")
         return cls(Ed25519PrivateKey.from_private_bytes(data))
 
     @classmethod

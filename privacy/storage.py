@@ -1,4 +1,4 @@
-"""Durable files: what is written here survives a crash of the process or of the machine, or was never there."""
+"""Files that survive a crash of the process or of the machine: written whole, or not there at all."""
 
 from __future__ import annotations
 
