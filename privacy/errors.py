@@ -51,7 +51,7 @@ class ContributionError(PrivacyError):
     Args:
         code: short word from a fixed vocabulary that names the failed check, such as ``"bad-signature"``. It
             depends on the form of the message only, never on what it encrypts.
-        client: id of the client that the failure is attributed to; ``None`` where no sender can be established.
+        client: id of the client that the failure is attributed to; ``None`` where no sender is established.
         detail: one optional sentence for the reader, free of secrets and of data.
     """
 
