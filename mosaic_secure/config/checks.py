@@ -1,0 +1,207 @@
+"""Contradictions between fields. Each check looks at plan values only, never at records."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from mosaic_secure.errors import UserError
+
+if TYPE_CHECKING:
+    from mosaic_secure.config.run import RunConfig
+
+_SHARE_TOLERANCE = 1e-6
+
+
+def check(config: RunConfig) -> None:
+    """Raise ``UserError`` on the first contradiction; the line names the fields and a way out."""
+    _check_data(config)
+    if not config.is_public:
+        _check_private(config)
+    _check_partition(config)
+    _check_trust(config)
+    _check_parts(config)
+    _check_shares(config)
+
+
+def _check_data(config: RunConfig) -> None:
+    data = config.data
+    if data.dataset == "folder":
+        if data.path is None:
+            raise UserError("data.path is missing: data.dataset = 'folder' needs the folder of the images")
+        if data.test_path is not None and data.test_fraction > 0:
+            raise UserError("data.test_path and data.test_fraction are both set: keep one of them")
+    else:
+        for name in ("path", "csv", "image_size", "channels", "class_names", "test_path", "test_visibility"):
+            if getattr(data, name) is not None:
+                raise UserError(
+                    f"data.{name} is only for data.dataset = 'folder', not for {data.dataset}: remove it"
+                )
+        if data.clients_from != "partition":
+            raise UserError(
+                f"data.clients_from = {data.clients_from!r} is only for data.dataset = 'folder'; "
+                f"{data.dataset} has no clients of its own: use 'partition'"
+            )
+        if data.test_fraction > 0:
+            raise UserError(f"data.test_fraction is only for folders, not for {data.dataset}: remove it")
+    if data.clients_from == "csv" and data.csv is None:
+        raise UserError("data.csv is missing: data.clients_from = 'csv' needs a table of files and clients")
+    if data.csv is not None and data.clients_from != "csv":
+        raise UserError(f"data.csv is set but data.clients_from is {data.clients_from!r}: set it to 'csv'")
+    _check_declared(config)
+
+
+def _check_declared(config: RunConfig) -> None:
+    declared = config.data.declared_records
+    if isinstance(declared, dict):
+        wanted, given = set(config.client_ids), set(declared)
+        if wanted != given:
+            off = sorted(wanted ^ given)[0]
+            state = "has no number" if off in wanted else "is no client of this run"
+            raise UserError(
+                f"data.declared_records: {off} {state}; give one number for each of "
+                f"{config.client_ids[0]} to {config.client_ids[-1]}"
+            )
+
+
+def _check_private(config: RunConfig) -> None:
+    data, privacy = config.data, config.privacy
+    required = ["declared_records", "population"]
+    if data.dataset == "folder":
+        required += ["class_names", "image_size", "channels"]
+    missing = [f"data.{name}" for name in required if getattr(data, name) is None]
+    if missing:
+        raise UserError(
+            f"{', '.join(missing)} must be declared for private data, of which a plan reads nothing "
+            "(or set data.visibility = 'public' if anybody may see them)"
+        )
+    if data.test_path is not None and data.test_visibility != "public":
+        raise UserError(
+            "data.test_path names a private test set: no metric of it may leave its owner; remove it, or set "
+            "data.test_visibility = 'public' if anybody may see those records"
+        )
+    if data.test_fraction > 0:
+        raise UserError(
+            "data.test_fraction holds out private records, whose metrics may not leave a client: set it to 0"
+        )
+    if privacy.insecure_reproducible_noise:
+        raise UserError("privacy.insecure_reproducible_noise = true is for public data only: set it to false")
+    if privacy.epsilon > config.max_epsilon_per_run:
+        raise UserError(
+            f"privacy.epsilon = {privacy.epsilon} is above privacy.max_epsilon_per_run = "
+            f"{config.max_epsilon_per_run} for private data: lower epsilon, or raise the cap knowingly"
+        )
+    declared = data.declared_records
+    largest = max(declared.values()) if isinstance(declared, dict) else declared
+    if largest is not None and privacy.delta > 1 / largest:
+        raise UserError(
+            f"privacy.delta = {privacy.delta:g} is above 1/{largest}, one over the records of a client: "
+            "it would allow whole records to be published; choose a much smaller one"
+        )
+
+
+def _check_partition(config: RunConfig) -> None:
+    data, partition = config.data, config.partition
+    if data.clients_from == "partition":
+        if partition.kind == "given" and partition.path is None:
+            raise UserError(
+                "partition.path is missing: partition.kind = 'given' needs a JSON file of positions by "
+                "client, or data.clients_from = 'subfolder' or 'csv'"
+            )
+        if partition.kind != "given" and partition.path is not None:
+            raise UserError(f"partition.path is set but partition.kind is {partition.kind!r}: use 'given'")
+    elif partition.kind != "given" or partition.path is not None:
+        raise UserError(
+            f"data.clients_from = {data.clients_from!r} already gives each client its records: set "
+            "partition.kind = 'given' and no partition.path"
+        )
+
+
+def _check_trust(config: RunConfig) -> None:
+    privacy, clients = config.privacy, config.clients.count
+    if privacy.allowed_dropouts > clients - 2:
+        raise UserError(
+            f"privacy.allowed_dropouts = {privacy.allowed_dropouts} leaves fewer than 2 of {clients}: "
+            f"at most {clients - 2}"
+        )
+    present = clients - privacy.allowed_dropouts
+    if privacy.min_contributors is not None and privacy.min_contributors > present:
+        raise UserError(
+            f"privacy.min_contributors = {privacy.min_contributors} can never be met by {clients} clients "
+            f"with {privacy.allowed_dropouts} allowed dropouts: at most {present}"
+        )
+    if privacy.trust == "local":
+        if privacy.honest_clients is not None:
+            raise UserError(
+                "privacy.honest_clients is set but privacy.trust is 'local', where each client's own noise "
+                "suffices: remove it, or set privacy.trust = 'distributed'"
+            )
+        return
+    honest, colluding = config.honest_clients, privacy.colluding_clients
+    if privacy.honest_clients is None and honest < 1:
+        raise UserError(
+            f"privacy.colluding_clients = {colluding} with {privacy.allowed_dropouts} allowed dropouts "
+            f"leaves no honest client among {clients}: at most {present - 1}"
+        )
+    if honest > clients - 1:
+        raise UserError(
+            f"privacy.honest_clients = {honest}: at most {clients - 1} of {clients} clients can be "
+            "counted on when one may collude"
+        )
+    if config.min_contributors < honest + colluding:
+        raise UserError(
+            f"privacy.min_contributors = {config.min_contributors} is below honest_clients + "
+            f"colluding_clients = {honest} + {colluding}: raise it, or count on fewer honest clients"
+        )
+
+
+def _check_parts(config: RunConfig) -> None:
+    if config.experts.enabled and not (config.experts.prototype_expert or config.experts.class_experts):
+        raise UserError("experts: none is on; switch on experts.prototype_expert or experts.class_experts")
+    if config.experts.enabled and config.experts.prototype_expert and not config.prototypes.enabled:
+        raise UserError("experts.prototype_expert needs prototypes.enabled: switch both on or both off")
+    if config.experts.enabled and config.experts.class_experts and not config.classifier.enabled:
+        raise UserError("experts.class_experts needs classifier.enabled: switch both on or both off")
+    if config.generator.enabled and not config.classifier.enabled:
+        raise UserError(
+            "generator.enabled needs classifier.enabled = true, whose DP-trained classifier is in its loss: "
+            "switch both on or both off"
+        )
+    if config.gate.dim % config.gate.heads:
+        raise UserError(f"gate.dim = {config.gate.dim}: must be a multiple of gate.heads")
+    distill = config.distill
+    if distill.enabled and distill.kl + distill.ce + distill.js == 0:
+        raise UserError("distill.kl, distill.ce and distill.js are all 0: at least one term must count")
+    if config.classifier.steps < config.classifier.rounds:
+        raise UserError(
+            f"classifier.steps = {config.classifier.steps} is below classifier.rounds = "
+            f"{config.classifier.rounds}: each round needs a step"
+        )
+
+
+def enabled_parts(config: RunConfig) -> dict[str, bool]:
+    """Which of the releases named in ``privacy.shares`` this run makes."""
+    return {
+        "prototypes": config.prototypes.enabled,
+        "counts": config.classifier.enabled or config.generator.enabled or config.prototypes.enabled,
+        "classifier": config.classifier.enabled,
+        "generator": config.generator.enabled,
+        "fine_tune": config.fine_tune.rounds > 0,
+    }
+
+
+def _check_shares(config: RunConfig) -> None:
+    shares = config.privacy.shares.model_dump()
+    switches = {"fine_tune": "fine_tune.rounds is 0"}
+    for name, enabled in enabled_parts(config).items():
+        if shares[name] > 0 and not enabled:
+            reason = switches.get(name, f"{name}.enabled is false")
+            raise UserError(
+                f"privacy.shares.{name} = {shares[name]:g} but {reason}: give it to the other shares"
+            )
+        if shares[name] == 0 and enabled:
+            raise UserError(f"privacy.shares.{name} = 0 but {name} is on: give it a share, or switch it off")
+    total = math.fsum(shares.values())
+    if abs(total - 1) > _SHARE_TOLERANCE:
+        parts = " + ".join(f"{name} {share:g}" for name, share in shares.items())
+        raise UserError(f"privacy.shares sum to {total:g}, not 1: {parts}")

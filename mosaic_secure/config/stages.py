@@ -1,0 +1,170 @@
+"""Sections of the stages of a run, from prototypes to fine-tuning, and of the engine that computes them."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from mosaic_secure.config.base import Count, Options, Positive, Rate, Section, Weight
+
+Optimizer = Literal["sgd", "adam"]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+class BlockWeights(Section):
+    """Relative scales of the blocks of the joint prototype release: more weight, less noise there."""
+
+    class_sums: Positive = 1.0
+    second_moments: Positive = 1.0
+    image_sums: Positive = 1.0
+    image_moments: Positive = 1.0
+
+
+class PrototypesConfig(Section):
+    """The encrypted sums of encoded records, and the rounds that refine the prototype expert.
+
+    ``dim``: length of an encoded record. ``image_size``: side of the pooled images of the image moments.
+    ``rounds``: gradient rounds after the moments. ``moments_share``: the part of the prototypes' share of
+    mu^2 that goes to the moments when there are rounds; without rounds they take all of it.
+    """
+
+    enabled: bool = True
+    encoder: Literal["rff", "scattering", "pixels"] = "rff"
+    dim: Annotated[int, Field(ge=2, le=8192)] = 256
+    second_moments: bool = True
+    image_moments: bool = True
+    image_size: Annotated[int, Field(ge=2, le=64)] = 8
+    rounds: Annotated[int, Field(ge=0, le=1000)] = 0
+    moments_share: Rate = 0.1
+    weights: BlockWeights = BlockWeights()
+    step: Positive = 4.0
+    momentum: Momentum = 0.5
+    ridge: Weight = 1.0
+
+
+class ClassifierConfig(Section):
+    """DP-SGD of each client's classifier. ``sample_rate`` and ``steps`` are constants of the plan.
+
+    ``steps`` counts all rounds together; ``rounds`` above 1 average the clients of one architecture.
+    ``augmentations``: versions of a record whose gradients are averaged before clipping.
+    """
+
+    enabled: bool = True
+    sample_rate: Rate = 0.2
+    steps: Count = 150
+    rounds: Count = 1
+    learning_rate: Positive = 0.5
+    optimizer: Optimizer = "sgd"
+    momentum: Momentum = 0.9
+    max_grad_norm: Positive = 1.0
+    augmentations: Count = 1
+    ema_decay: Decay = 0.0
+    chunk_size: Count = 64
+
+
+class GeneratorConfig(Section):
+    """DP-SGD of each client's generator: its private discriminator, and the weights of its loss terms."""
+
+    enabled: bool = True
+    architecture: str = "dcgan"
+    latent_dim: Annotated[int, Field(ge=1, le=1024)] = 32
+    sample_rate: Rate = 0.2
+    steps: Count = 150
+    generator_steps: Count = 1
+    batch: Count = 64
+    learning_rate: Positive = 2e-3
+    discriminator_learning_rate: Positive = 2e-3
+    optimizer: Optimizer = "adam"
+    momentum: Momentum = 0.0
+    max_grad_norm: Positive = 1.0
+    adversarial: Weight = 1.0
+    diversity: Weight = 1.0
+    entropy: Weight = 0.1
+    label: Weight = 1.0
+    anchor: Weight = 1.0
+    ema_decay: Decay = 0.0
+    chunk_size: Count = 64
+
+
+class ExpertsConfig(Section):
+    """Which experts the server forms: per class inside an architecture group, and the one from prototypes."""
+
+    enabled: bool = True
+    prototype_expert: bool = True
+    class_experts: bool = True
+
+
+class GateConfig(Section):
+    """The attention model that says which expert to trust where."""
+
+    enabled: bool = True
+    dim: Count = 32
+    heads: Count = 4
+    steps: Count = 200
+    batch: Count = 256
+    learning_rate: Positive = 3e-3
+    ema_decay: Decay = 0.99
+
+
+class DistillConfig(Section):
+    """Distillation of the gated teacher into the global model on synthetic records only.
+
+    ``kl``, ``ce`` and ``js`` weigh the terms of the loss. ``confidence``: records on which the teacher is
+    less sure are left out. ``synthetic_pool``: synthetic records drawn in all.
+    """
+
+    enabled: bool = True
+    steps: Count = 1000
+    batch: Count = 256
+    learning_rate: Positive = 2e-3
+    optimizer: Optimizer = "adam"
+    kl: Weight = 0.8
+    ce: Weight = 0.2
+    js: Weight = 1.0
+    temperature: Positive = 1.0
+    ema_teacher: Decay = 0.99
+    ema_student: Decay = 0.0
+    confidence: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    synthetic_pool: Count = 8192
+
+
+class FineTuneConfig(Section):
+    """DP-SGD rounds of the clients from the distilled model; ``rounds = 0`` switches the stage off."""
+
+    rounds: Annotated[int, Field(ge=0, le=1000)] = 0
+    sample_rate: Rate = 0.2
+    steps: Count = 20
+    learning_rate: Positive = 0.1
+    optimizer: Optimizer = "sgd"
+    momentum: Momentum = 0.0
+    max_grad_norm: Positive = 1.0
+    augmentations: Count = 1
+    chunk_size: Count = 64
+
+
+class GlobalModelConfig(Section):
+    """The architecture that all clients receive in the end, and its options."""
+
+    architecture: str = "cnn"
+    options: Options = {}
+
+
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+        raise ValueError("must be 'auto', 'cpu', 'cuda' or 'cuda:N'")
+    return value
+
+
+class EngineConfig(Section):
+    """Where the run is computed.
+
+    ``workers``: client processes (0: in the calling one). ``threads``: torch threads of each process.
+    """
+
+    name: Literal["inprocess", "simulation"] = "inprocess"
+    workers: Annotated[int, Field(ge=0, le=256)] | None = None
+    device: Annotated[str, AfterValidator(_device)] = "auto"
+    threads: Annotated[int, Field(ge=1, le=256)] | None = None
