@@ -1,0 +1,58 @@
+"""Adding contributions under encryption; server and authority do it independently and compare the digest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from privacy.errors import AggregationError
+from privacy.secagg.canonical import canonical_json
+from privacy.secagg.ciphertexts import WORD, add_residues, parse_residues
+from privacy.secagg.contribution import Contribution
+from privacy.secagg.parameters import CkksParameters
+
+__all__ = ["set_digest", "sum_contributions", "sum_digest"]
+
+
+def sum_contributions(params: CkksParameters, contributions: Sequence[Contribution]) -> list[bytes]:
+    """The ciphertexts of the sum of contributions that `accept_contributions` let through; their order is irrelevant.
+
+    Needs no key of any kind.
+
+    Raises:
+        AggregationError: if there are none, two of one client, or they are not for one and the same sum.
+    """
+    if not contributions:
+        raise AggregationError("encrypted sum: no contribution to add")
+    check_same_sum(contributions)
+    totals = [parse_residues(params, data) for data in contributions[0].ciphertexts]
+    for contribution in contributions[1:]:
+        parts = [parse_residues(params, data) for data in contribution.ciphertexts]
+        totals = [add_residues(params, total, part) for total, part in zip(totals, parts, strict=True)]
+    return [np.ascontiguousarray(total, dtype=WORD).tobytes() for total in totals]
+
+
+def check_same_sum(contributions: Sequence[Contribution]) -> None:
+    """Raise AggregationError unless all contributions are for one sum and from distinct clients."""
+    headers = [contribution.header for contribution in contributions]
+    sums = {(h.run_id, h.round_id, h.key_id, h.parameters, h.length) for h in headers}
+    if len(sums) != 1:
+        raise AggregationError("encrypted sum: the contributions belong to different sums")
+    if len({header.client for header in headers}) != len(headers):
+        raise AggregationError("encrypted sum: a client contributes more than once")
+
+
+def set_digest(contributions: Sequence[Contribution]) -> str:
+    """SHA-256 (hex) that names exactly this set of contributions, whatever their order."""
+    members = {contribution.header.client: contribution.digest for contribution in contributions}
+    return hashlib.sha256(canonical_json(members)).hexdigest()
+
+
+def sum_digest(contributions: Sequence[Contribution], ciphertexts: Sequence[bytes]) -> str:
+    """SHA-256 (hex) of an encrypted sum and of the set of contributions it was formed from."""
+    digest = hashlib.sha256(set_digest(contributions).encode("ascii"))
+    for ciphertext in ciphertexts:
+        digest.update(hashlib.sha256(ciphertext).digest())
+    return digest.hexdigest()
