@@ -11,7 +11,7 @@ def canonical_json(value: object) -> bytes:
 
 
 def parse_canonical(data: bytes) -> dict[str, object]:
-    """The object that `data` spells; raises ValueError for anything but the canonical text of a JSON object."""
+    """The object that `data` spells; raises ValueError unless it is a canonical JSON object."""
     try:
         value = json.loads(data.decode("ascii"))
         if isinstance(value, dict) and canonical_json(value) == data:

@@ -6,11 +6,11 @@ than before, turns them into anchors: a ledger that does not contain the anchore
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from privacy import identity
+from privacy.canonical import canonical_json
 from privacy.errors import LedgerError
 
 _HEAD_PURPOSE = "mosaic-secure ledger head 1"
@@ -113,11 +113,6 @@ class Anchor:
             _bytes(data, "authority", 32),
             _bytes(data, "signature", 64),
         )
-
-
-def canonical_json(value: object) -> bytes:
-    """The one way in which a JSON value is written where it is hashed or signed; no NaN, no infinity."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
 def _count(data: Mapping[str, object], field: str) -> int:

@@ -29,7 +29,7 @@ def check_name(kind: str, name: object) -> str:
     """A name that is safe as a part of a path and in a log; raises BudgetError otherwise."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise BudgetError(
-            f"{kind} {str(name)[:40]!r}: must be 1 to 100 letters, digits, '.', '_' or '-', no punctuation first"
+            f"{kind} {str(name)[:40]!r}: must be 1 to 100 of letters, digits, '.', '_', '-'; a letter or digit first"
         )
     return name
 
@@ -74,19 +74,21 @@ class ClientPolicy:
         for release in self.allowed_releases:
             check_name("policy field allowed_releases:", release)
         if isinstance(self.min_contributors, bool) or not isinstance(self.min_contributors, int):
-            raise BudgetError(f"policy field min_contributors: must be a number, not {self.min_contributors!r}")
+            raise BudgetError("policy field min_contributors: must be a whole number")
         if self.min_contributors < 1:
-            raise BudgetError(f"policy field min_contributors: must be at least 1, not {self.min_contributors}")
+            raise BudgetError(f"policy field min_contributors: must be 1 or more, not {self.min_contributors}")
         if not isinstance(self.allow_insecure_noise, bool):
             raise BudgetError("policy field allow_insecure_noise: must be true or false")
-        roster = {check_name("policy field roster:", c): _key(f"roster.{c}", k) for c, k in self.roster.items()}
+        roster = {}
+        for client, key in self.roster.items():
+            roster[check_name("policy field roster:", client)] = _key(f"roster.{client}", key)
         if len(set(roster.values())) != len(roster):
             raise BudgetError("policy field roster: two clients have one public key; each needs its own")
         object.__setattr__(self, "roster", MappingProxyType(roster))
         if self.authority is not None:
             object.__setattr__(self, "authority", _key("authority", self.authority))
             if self.authority in roster.values():
-                raise BudgetError("policy field authority: is the key of a client; it must be a party of its own")
+                raise BudgetError("policy field authority: is a client's key; it must be a party of its own")
 
     @property
     def roster_keys(self) -> dict[str, bytes]:
@@ -117,14 +119,14 @@ class ClientPolicy:
             plan: the mechanisms of the whole run with the (epsilon, delta) claimed for them.
             trust: "local" (own noise suffices) or "distributed" (noise of a sum is shared).
             min_contributors: fewest clients that a decrypted sum of this run will have.
-            honest_clients, colluding_clients: h >= 1 and c >= 1 of distributed noise; h + c <= min_contributors.
+            honest_clients, colluding_clients: h, c >= 1 of distributed noise; h + c <= min_contributors.
             insecure_noise: whether the run derives noise from a seed.
         """
         self._check_cost(plan)
         for release in plan.releases:
             if release.name not in self.allowed_releases:
                 allowed = ", ".join(sorted(self.allowed_releases)) or "none"
-                raise BudgetError(f"release {release.name!r}: not allowed by the policy, which allows {allowed}")
+                raise BudgetError(f"release {release.name!r}: the policy does not allow it; allowed: {allowed}")
         if min_contributors < self.min_contributors:
             raise BudgetError(
                 f"min_contributors {min_contributors}: the policy asks for at least {self.min_contributors}"
@@ -143,7 +145,7 @@ class ClientPolicy:
             raise BudgetError(f"delta {plan.delta}: must be in (0, 1)")
         if not plan.epsilon <= self.max_epsilon_per_run:
             raise BudgetError(
-                f"epsilon {plan.epsilon:g}: above the policy's cap of {self.max_epsilon_per_run:g} for one run"
+                f"epsilon {plan.epsilon:g}: above the policy's cap of {self.max_epsilon_per_run:g} a run"
             )
         if math.isinf(plan.epsilon):
             return
@@ -156,7 +158,7 @@ class ClientPolicy:
     def _check_distributed(self, contributors: int, honest: int | None, colluding: int) -> None:
         if honest is None or honest < 1 or colluding < 1:
             raise BudgetError(
-                f"honest_clients {honest}, colluding_clients {colluding}: distributed noise needs both, at least 1"
+                f"honest_clients {honest}, colluding_clients {colluding}: distributed noise needs 1 or more"
             )
         if contributors < honest + colluding:
             raise BudgetError(
@@ -165,8 +167,8 @@ class ClientPolicy:
             )
         if len(self.roster) < contributors or self.authority is None:
             raise BudgetError(
-                f"trust 'distributed': the policy must pin the authority and a roster of at least {contributors} "
-                f"clients; it pins {len(self.roster)} clients and {'no' if self.authority is None else 'one'} authority"
+                f"trust 'distributed': the policy must pin the authority and at least {contributors} clients; it "
+                f"pins {'no authority' if self.authority is None else 'one'} and {len(self.roster)} clients"
             )
 
     def save(self, path: str | Path) -> None:
