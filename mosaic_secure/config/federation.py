@@ -86,4 +86,4 @@ class PartitionConfig(Section):
     min_records: Count = 10
     shards_per_client: Count = 2
     path: str | None = None
-    seed: Annotated[int, Field(ge=0)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
