@@ -2,9 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
     "repeatable", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session")
+def write_small_run() -> Callable[..., Path]:
+    """A function that writes a sealed run with a real, untrained model (and two generators) in no time."""
+    from mosaic_secure.models.registry import build_classifier, build_generator
+    from mosaic_secure.runs import artefacts
+    from mosaic_secure.runs.directory import RunDirectory
+
+    def write(
+        path: Path,
+        *,
+        architecture: str = "cnn",
+        image_shape: tuple[int, int, int] = (1, 8, 8),
+        class_names: tuple[str, ...] = ("cat", "dog", "owl"),
+        generators: bool = False,
+    ) -> Path:
+        classes = len(class_names)
+        spec = artefacts.ModelSpec(architecture, image_shape, classes, seed=5, class_names=class_names)
+        module = build_classifier(architecture, image_shape, classes, seed=6)
+        with RunDirectory.create(path) as run:
+            artefacts.write_global_model(run, spec, module.state_dict())
+            if generators:
+                maker = artefacts.ModelSpec("dcgan", image_shape, classes, seed=7, class_names=class_names)
+                members = [
+                    artefacts.Member(
+                        f"client-{client}",
+                        maker,
+                        build_generator("dcgan", image_shape, classes, seed=client).state_dict(),
+                        weight=1.0 + client,
+                        class_weights=(0.0, 1.0, 0.0) if client == 0 else (1.0, 1.0, 0.0),
+                    )
+                    for client in range(2)
+                ]
+                artefacts.write_collection(run, "generators", members)
+            run.seal({"result": {"epsilon": 4.0}})
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def small_run(write_small_run: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sealed run of 1x8x8 images and three classes, without generators; do not change it."""
+    return write_small_run(tmp_path_factory.mktemp("small") / "run")

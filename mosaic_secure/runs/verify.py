@@ -1,4 +1,4 @@
-"""Check a sealed run against its manifest, byte for byte."""
+"""Check a sealed run: every byte against its manifest, every logged message against the trust map."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 from mosaic_secure.errors import UserError
 from mosaic_secure.runs import manifest
 
+MESSAGES = "messages.jsonl"
+
 
 @dataclass(frozen=True)
 class VerifyReport:
@@ -18,12 +20,14 @@ class VerifyReport:
         run: path of the run.
         files: how many listed files were compared, audits included.
         audits: how many audit folders were checked.
+        messages: how many logged messages were checked against the trust map.
         problems: one sentence for each thing that is not as it was sealed; empty when all is well.
     """
 
     run: str
     files: int
     audits: int
+    messages: int
     problems: tuple[str, ...]
 
     @property
@@ -38,12 +42,13 @@ class VerifyReport:
             "verdict": "pass" if self.passed else "fail",
             "files": self.files,
             "audits": self.audits,
+            "messages": self.messages,
             "problems": list(self.problems),
         }
 
 
 def verify(path: str | Path) -> VerifyReport:
-    """Compare every file of a run, and of its audits, with the manifest that lists it.
+    """Compare every file of a run, and of its audits, with the manifest that lists it, and walk its messages.
 
     Raises:
         UserError: there is no run at `path`, or its manifest cannot be read (then nothing can be compared).
@@ -59,7 +64,20 @@ def verify(path: str | Path) -> VerifyReport:
             more, found = 0, [f"{prefix}: {error}"]
         files += more
         problems += found
-    return VerifyReport(str(path), files, len(audits), tuple(problems))
+    messages, found = _verify_messages(path / MESSAGES)
+    return VerifyReport(str(path), files, len(audits), messages, tuple(problems + found))
+
+
+def _verify_messages(path: Path) -> tuple[int, list[str]]:
+    if not path.is_file():
+        return 0, []
+    from mosaic_secure.protocol.log import walk
+
+    try:
+        report = walk(path)
+    except (OSError, UnicodeDecodeError):
+        return 0, [f"{MESSAGES}: cannot be read as a message log"]
+    return report.messages, [f"{MESSAGES}: {problem}" for problem in report.problems]
 
 
 def _verify_directory(directory: Path, prefix: str) -> tuple[int, list[str]]:

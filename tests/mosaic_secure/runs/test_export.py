@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import mosaic_secure
+from mosaic_secure.errors import UserError
+from mosaic_secure.runs import export as exporting
+from mosaic_secure.runs.export import export
+
+needs_onnx = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
+    reason="needs mosaic-secure[onnx]",
+)
+
+
+def test_torch_export_computes_the_same_for_any_number_of_images(small_run: Path, tmp_path: Path):
+    report = export(small_run, "torch-export", tmp_path / "model.pt2")
+    assert report.checked_with == "torch.export" and report.max_difference < 1e-5
+    extra = {"model.json": ""}
+    module = torch.export.load(tmp_path / "model.pt2", extra_files=extra).module()
+    assert json.loads(extra["model.json"])["class_names"] == ["cat", "dog", "owl"]
+    images = torch.rand(7, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = mosaic_secure.load(small_run).predict_proba(images)
+    assert np.allclose(module(images).softmax(1).numpy(), expected, atol=1e-5)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt2"]
+
+
+@needs_onnx
+def test_onnx_computes_the_same_for_any_number_of_images(small_run: Path, tmp_path: Path):
+    import onnx
+    import onnxruntime
+
+    report = export(small_run, "onnx", tmp_path / "model.onnx")
+    assert report.checked_with == "onnxruntime" and report.max_difference < 1e-4
+    model = onnx.load(tmp_path / "model.onnx")
+    onnx.checker.check_model(model)
+    described = {entry.key: entry.value for entry in model.metadata_props}["mosaic-secure"]
+    assert json.loads(described)["class_names"] == ["cat", "dog", "owl"]
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    images = np.random.default_rng(0).random((7, 1, 8, 8), dtype=np.float32)
+    (logits,) = session.run(["logits"], {"images": images})
+    expected = mosaic_secure.load(small_run).predict(images)
+    assert np.array_equal(logits.argmax(axis=1), expected)
+
+
+@pytest.mark.slow
+@needs_onnx
+@pytest.mark.parametrize(
+    "architecture", ["cnn_wide", "mlp", "scatter_head", "resnet18", "mobilenet_v3_small"]
+)
+def test_every_architecture_exports(write_small_run, tmp_path: Path, architecture: str):
+    run = write_small_run(tmp_path / "run", architecture=architecture, image_shape=(3, 32, 32))
+    for format in exporting.FORMATS:
+        assert export(run, format, tmp_path / "model").max_difference < 1e-3
+
+
+def test_onnx_without_its_packages_says_what_to_install(small_run: Path, tmp_path: Path, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        exporting.importlib.util, "find_spec", lambda name: None if name == "onnxscript" else found(name)
+    )
+    with pytest.raises(UserError, match=r"onnxscript: pip install 'mosaic-secure\[onnx\]'"):
+        export(small_run, "onnx", tmp_path / "model.onnx")
+
+
+def test_a_file_that_computes_something_else_is_not_kept(small_run: Path, tmp_path: Path, monkeypatch):
+    (tmp_path / "model.pt2").write_text("before")
+
+    def wrong(predictor, path: Path):
+        path.write_text("after")
+        return "a test", lambda images: predictor.module(images).numpy() + 0.01
+
+    monkeypatch.setattr(exporting, "_write_torch", wrong)
+    with pytest.raises(UserError, match="differ by 0.01"):
+        export(small_run, "torch-export", tmp_path / "model.pt2")
+    assert (tmp_path / "model.pt2").read_text() == "before"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_bad_format_and_target(small_run: Path, tmp_path: Path):
+    with pytest.raises(UserError, match="onnx, torch-export"):
+        export(small_run, "pickle", tmp_path / "x")
+    for target in (tmp_path, tmp_path / "nowhere" / "x"):
+        with pytest.raises(UserError, match="--to"):
+            export(small_run, "torch-export", target)
