@@ -167,6 +167,14 @@ def _check_parts(config: RunConfig) -> None:
             "generator.enabled needs classifier.enabled = true, whose DP-trained classifier is in its loss: "
             "switch both on or both off"
         )
+    prototypes = config.prototypes
+    if (prototypes.rounds > 0) != (prototypes.gradient_share > 0):
+        raise UserError(
+            f"prototypes.rounds = {prototypes.rounds} but prototypes.gradient_share = {prototypes.gradient_share:g}: "
+            "gradient rounds need a share, and a share needs rounds"
+        )
+    if prototypes.centre_share + prototypes.gradient_share >= 1:
+        raise UserError("prototypes.centre_share + prototypes.gradient_share leave nothing for the moments: keep it below 1")
     if config.gate.dim % config.gate.heads:
         raise UserError(f"gate.dim = {config.gate.dim}: must be a multiple of gate.heads")
     distill = config.distill

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from mosaic_secure.config.base import Count, Options, Positive, Rate, Section, Weight
+from mosaic_secure.config.base import Count, Fraction, Options, Positive, Rate, Section, Weight
 
 Optimizer = Literal["sgd", "adam"]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
@@ -15,34 +15,38 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class BlockWeights(Section):
-    """Relative scales of the blocks of the joint prototype release: more weight, less noise there."""
+    """Relative scales of the blocks of the moments release: more weight, less noise there, more elsewhere."""
 
+    counts: Positive = 0.1
     class_sums: Positive = 1.0
-    second_moments: Positive = 1.0
-    image_sums: Positive = 1.0
-    image_moments: Positive = 1.0
+    second_moments: Positive = 0.6
 
 
 class PrototypesConfig(Section):
     """The encrypted sums of encoded records, and the rounds that refine the prototype expert.
 
-    ``dim``: length of an encoded record. ``image_size``: side of the pooled images of the image moments.
-    ``rounds``: gradient rounds after the moments. ``moments_share``: the part of the prototypes' share of
-    mu^2 that goes to the moments when there are rounds; without rounds they take all of it.
+    A code is a block of ``dim`` features beside the image pooled to ``image_size`` x ``image_size`` pixels, which
+    holds ``pixel_weight`` of the squared norm and from which synthetic images are drawn. Three kinds of release
+    share the prototypes' part of mu^2: ``centre_share`` of it finds the mean code (0: not released),
+    ``gradient_share`` pays for ``rounds`` gradient rounds together, and the moments take the rest.
+    ``step`` and ``momentum`` drive the preconditioned gradient steps; ``ridge`` multiplies the ridge that the
+    noise level implies; ``average``: the last part of the rounds whose iterates are averaged.
     """
 
     enabled: bool = True
-    encoder: Literal["rff", "scattering", "pixels"] = "rff"
+    encoder: Literal["fourier", "scattering", "pixels"] = "fourier"
     dim: Annotated[int, Field(ge=2, le=8192)] = 256
-    second_moments: bool = True
-    image_moments: bool = True
     image_size: Annotated[int, Field(ge=2, le=64)] = 8
+    pixel_weight: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    second_moments: bool = True
+    centre_share: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    gradient_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     rounds: Annotated[int, Field(ge=0, le=1000)] = 0
-    moments_share: Rate = 0.1
     weights: BlockWeights = BlockWeights()
-    step: Positive = 4.0
-    momentum: Momentum = 0.5
-    ridge: Weight = 1.0
+    step: Positive = 2.0
+    momentum: Momentum = 0.8
+    average: Fraction = 0.25
+    ridge: Positive = 0.6
 
 
 class ClassifierConfig(Section):

@@ -1,0 +1,290 @@
+"""The plan of a run: every mechanism that touches a record, fixed before any record is read.
+
+The plan follows from the configuration and the calibrated budget alone. Server and clients derive it
+separately from the same two documents, so neither can be led to a mechanism that was not accounted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from mosaic_secure.config import RunConfig, config_hash
+from mosaic_secure.errors import UserError
+from privacy.budget import BudgetPlan, PlannedRelease, ReleaseRequest, plan_budget
+from privacy.mechanisms import Statistic, SumMechanism, grid_for
+from privacy.secagg.parameters import CkksParameters
+
+if TYPE_CHECKING:
+    from mosaic_secure.data.records import DataInfo
+    from privacy.dpsgd import DPSGDPlan
+
+__all__ = ["EncryptedRound", "RunPlan", "build_plan", "release_requests"]
+
+_NOMINAL_RECORDS = {
+    "digits": 1_437,
+    "mnist": 60_000,
+    "fashion_mnist": 60_000,
+    "cifar10": 50_000,
+    "cifar10_subset": 15_000,
+    "pneumonia": 4_708,
+}
+ENCRYPTED = ("centre", "moments", "gradient")
+
+
+@dataclass(frozen=True)
+class EncryptedRound:
+    """One encrypted sum: its id on the wire ("gradient-3"), release, round, and mechanism."""
+
+    round_id: str
+    release: str
+    round: int
+    mechanism: SumMechanism
+
+    @property
+    def length(self) -> int:
+        """Integers in each contribution."""
+        return self.mechanism.length
+
+
+def release_requests(config: RunConfig) -> tuple[ReleaseRequest, ...]:
+    """What each client is asked for, with its share of mu^2."""
+    shares, prototypes = config.privacy.shares, config.prototypes
+    requests = []
+    if shares.counts > 0:
+        requests.append(ReleaseRequest("counts", shares.counts, "gaussian"))
+    if prototypes.enabled and shares.prototypes > 0:
+        if prototypes.centre_share > 0:
+            requests.append(ReleaseRequest("centre", shares.prototypes * prototypes.centre_share, "gaussian"))
+        rest = 1.0 - prototypes.centre_share - prototypes.gradient_share
+        requests.append(ReleaseRequest("moments", shares.prototypes * rest, "gaussian"))
+        if prototypes.rounds:
+            requests.append(
+                ReleaseRequest(
+                    "gradient", shares.prototypes * prototypes.gradient_share, "gaussian", rounds=prototypes.rounds
+                )
+            )
+    for name, part in (("classifier", config.classifier), ("generator", config.generator)):
+        if part.enabled:
+            requests.append(
+                ReleaseRequest(
+                    name,
+                    getattr(shares, name),
+                    "dpsgd",
+                    rounds=getattr(part, "rounds", 1),
+                    sample_rate=part.sample_rate,
+                    steps=part.steps,
+                )
+            )
+    if config.fine_tune.rounds:
+        part = config.fine_tune
+        requests.append(
+            ReleaseRequest(
+                "fine_tune",
+                shares.fine_tune,
+                "dpsgd",
+                rounds=part.rounds,
+                sample_rate=part.sample_rate,
+                steps=part.steps * part.rounds,
+            )
+        )
+    return tuple(requests)
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """Configuration, budget and what follows from them. Build it with `build_plan` or `RunPlan.derive`."""
+
+    config: RunConfig
+    budget: BudgetPlan
+    info: DataInfo
+
+    @classmethod
+    def derive(cls, config: RunConfig, budget: BudgetPlan, data_root: str | None = None) -> RunPlan:
+        """The plan of a given budget.
+
+        Raises:
+            UserError: the budget does not belong to this configuration.
+        """
+        from mosaic_secure.data import data_info
+
+        if budget.target_epsilon != config.privacy.epsilon or budget.delta != config.privacy.delta:
+            raise UserError("plan: its epsilon or delta is not the configuration's")
+        wanted = [(r.name, r.kind, r.rounds, r.sample_rate, r.steps) for r in release_requests(config)]
+        if wanted != [(r.name, r.kind, r.rounds, r.sample_rate, r.steps) for r in budget.releases]:
+            raise UserError("plan: its releases are not the configuration's")
+        return cls(config, budget, data_info(config.data, data_root))
+
+    @property
+    def config_hash(self) -> str:
+        """Hash of everything the run depends on."""
+        return config_hash(self.config)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        return self.info.image_shape
+
+    @property
+    def num_classes(self) -> int:
+        """Number of class slots, all of which are always sent."""
+        return self.info.num_classes
+
+    @cached_property
+    def ckks(self) -> CkksParameters:
+        """Encryption parameters of the run."""
+        return CkksParameters()
+
+    @cached_property
+    def code_dim(self) -> int:
+        """Length of a code: features and pooled pixels."""
+        prototypes, (channels, size, _) = self.config.prototypes, self.image_shape
+        if prototypes.encoder == "pixels":
+            return channels * min(prototypes.image_size, size) ** 2
+        pixels = channels * min(prototypes.image_size, size) ** 2 if prototypes.pixel_weight > 0 else 0
+        return self._feature_dim + pixels
+
+    @property
+    def _feature_dim(self) -> int:
+        prototypes, (channels, size, _) = self.config.prototypes, self.image_shape
+        if prototypes.encoder != "scattering":
+            return prototypes.dim
+        scales = 2 if size >= 16 else 1
+        full = channels * (81 if scales == 2 else 9) * (size // 2**scales) ** 2
+        return min(prototypes.dim, full)
+
+    @cached_property
+    def total_records(self) -> int:
+        """Declared records of all clients together; bounds the encrypted sums and nothing else."""
+        declared, count = self.config.data.declared_records, self.config.clients.count
+        if isinstance(declared, dict):
+            return sum(declared.values())
+        if declared is not None:
+            return declared * count
+        nominal = _NOMINAL_RECORDS.get(self.config.data.dataset, 200_000)
+        limit = self.config.data.limit
+        return nominal if limit is None else min(nominal, limit)
+
+    def release(self, name: str) -> PlannedRelease | None:
+        """A planned release by name, or None when the run does not make it."""
+        return next((r for r in self.budget.releases if r.name == name), None)
+
+    @cached_property
+    def counts(self) -> SumMechanism | None:
+        """The noised class counts that each client sends in the clear, with its own noise under either trust."""
+        planned = self.release("counts")
+        if planned is None:
+            return None
+        return SumMechanism((Statistic("counts"),), 1, self.num_classes, planned.noise_multiplier, grid=2.0**16)
+
+    @cached_property
+    def rounds(self) -> tuple[EncryptedRound, ...]:
+        """The encrypted rounds in order."""
+        out = []
+        for name in ENCRYPTED:
+            planned = self.release(name)
+            if planned is None:
+                continue
+            mechanism = SumMechanism(
+                self._statistics(name),
+                self.code_dim,
+                self.num_classes,
+                planned.noise_multiplier,
+                honest=self.config.honest_clients,
+            )
+            fitted = grid_for(self.ckks.max_sum, self.total_records, self.config.clients.count, mechanism)
+            out += [EncryptedRound(f"{name}-{k}", name, k, fitted) for k in range(planned.rounds)]
+        return tuple(out)
+
+    def _statistics(self, name: str) -> tuple[Statistic, ...]:
+        if name == "centre":
+            return (Statistic("code_sum"),)
+        if name == "gradient":
+            return (Statistic("gradient"),)
+        weights = self.config.prototypes.weights
+        blocks = [Statistic("counts", weights.counts), Statistic("class_sums", weights.class_sums)]
+        if self.config.prototypes.second_moments:
+            blocks.append(Statistic("second_moments", weights.second_moments))
+        return tuple(blocks)
+
+    def round(self, round_id: str) -> EncryptedRound:
+        """An encrypted round by its id; raises UserError for one that is not in the plan."""
+        for item in self.rounds:
+            if item.round_id == round_id:
+                return item
+        raise UserError(f"round {round_id!r} is not in the plan")
+
+    def dpsgd(self, name: str, declared_records: int) -> DPSGDPlan:
+        """DP-SGD of one round of `name` ("classifier", "generator" or "fine_tune") at a client.
+
+        The normaliser is sample rate times *declared* records: a constant, whatever the client really holds.
+        """
+        from privacy.dpsgd import DPSGDPlan
+
+        part: Any = getattr(self.config, name)
+        planned = self.budget.release(name)
+        discriminator = name == "generator"
+        return DPSGDPlan(
+            noise_multiplier=planned.noise_multiplier,
+            sample_rate=planned.sample_rate,
+            steps=planned.steps // planned.rounds,
+            max_grad_norm=part.max_grad_norm,
+            expected_batch_size=planned.sample_rate * declared_records,
+            learning_rate=part.discriminator_learning_rate if discriminator else part.learning_rate,
+            optimizer=part.optimizer,
+            momentum=part.momentum,
+            chunk_size=part.chunk_size,
+            ema_decay=0.0 if discriminator else getattr(part, "ema_decay", 0.0),
+        )
+
+    def encoder(self) -> Any:
+        """The public encoder of the prototypes (a torch module)."""
+        from mosaic_secure.models.encoders import build_encoder
+        from mosaic_secure.seeds import derive_seed
+
+        prototypes = self.config.prototypes
+        return build_encoder(
+            prototypes.encoder,
+            self.image_shape,
+            seed=derive_seed(self.config.seed, "encoder"),
+            dim=prototypes.dim,
+            pixel_side=prototypes.image_size,
+            pixel_weight=prototypes.pixel_weight,
+        )
+
+    def describe(self) -> list[dict[str, Any]]:
+        """One row a release: name, kind, share of mu^2, noise multiplier, sample rate, steps or rounds."""
+        return [
+            {
+                "release": r.name,
+                "mechanism": "Gaussian" if r.kind == "gaussian" else "DP-SGD",
+                "share": r.share,
+                "noise_multiplier": r.noise_multiplier,
+                "sample_rate": r.sample_rate,
+                "steps": r.steps,
+                "rounds": r.rounds,
+            }
+            for r in self.budget.releases
+        ]
+
+    def cost(self) -> Mapping[str, Any]:
+        """What the run moves: encrypted rounds, ciphertexts and bytes that each client sends."""
+        ciphertexts = sum(self.ckks.ciphertexts_for(r.length) for r in self.rounds)
+        return {
+            "encrypted_rounds": len(self.rounds),
+            "ciphertexts_per_client": ciphertexts,
+            "upload_bytes_per_client": ciphertexts * self.ckks.ciphertext_bytes,
+            "exchanges_per_client": len(self.rounds) + 3 + self.config.fine_tune.rounds + self.config.classifier.rounds - 1,
+        }
+
+
+def build_plan(config: RunConfig, data_root: str | None = None) -> RunPlan:
+    """Calibrate the budget of a configuration and derive its plan, without touching any record.
+
+    Raises:
+        UserError, PrivacyError: the plan is impossible (shares, delta, a sum that cannot be encrypted).
+    """
+    budget = plan_budget(config.privacy.epsilon, config.privacy.delta, release_requests(config))
+    return RunPlan.derive(config, budget, data_root)

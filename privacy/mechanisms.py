@@ -1,0 +1,267 @@
+"""The Gaussian mechanism on sums of clipped records, on an integer grid.
+
+Clipping and noise live in one object, so that neither can be used without the other: the mechanism
+takes raw codes, clips them, adds up the statistics it was built for and adds noise scaled to the
+sensitivity that its own clipping implies. Sums are rounded to an integer grid *before* integer
+noise is drawn, which closes the low-order-bit attack on floating-point noise (Mironov 2012) and lets
+encrypted sums decode exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from privacy.accounting import GaussianEvent
+from privacy.errors import PrivacyError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from privacy.randomness import NoiseSource
+
+__all__ = ["Statistic", "SumMechanism", "grid_for"]
+
+# Largest L2 norm of one record's contribution, for a code of norm <= 1.
+_BOUNDS = {
+    "counts": 1.0,  # one-hot label
+    "code_sum": 1.0,  # p
+    "class_sums": 1.0,  # p (x) onehot(y)
+    "second_moments": 1.0,  # upper triangle of p p^T, off-diagonals times sqrt 2: its norm is |p|^2
+    "gradient": math.sqrt(2.0),  # p (x) (softmax - onehot(y)): |softmax - onehot| <= sqrt 2
+}
+_TAIL = 9.0  # Gaussian standard deviations kept free above the largest sum: exceeded with probability < 1e-18
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """One block of a release: a statistic by name, and its weight against the other blocks.
+
+    A larger weight means less noise on this block and more on the others. Weight is > 0.
+    """
+
+    kind: str
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in _BOUNDS:
+            raise PrivacyError(f"statistic: {self.kind!r} is unknown; one of {', '.join(_BOUNDS)}")
+        if not (self.weight > 0 and math.isfinite(self.weight)):
+            raise PrivacyError(f"weight of {self.kind}: got {self.weight}; it must be a finite number above 0")
+
+    def size(self, dim: int, classes: int) -> int:
+        """Number of coordinates."""
+        sizes = {
+            "counts": classes,
+            "code_sum": dim,
+            "class_sums": dim * classes,
+            "second_moments": dim * (dim + 1) // 2,
+            "gradient": dim * classes,
+        }
+        return sizes[self.kind]
+
+
+@dataclass(frozen=True)
+class SumMechanism:
+    """One Gaussian release of weighted sums over a client's records.
+
+    Attributes:
+        statistics: the blocks, in order. Their joint L2 sensitivity under adding or removing one record
+            is sqrt(sum (weight * bound)^2), derived here and nowhere typed in.
+        dim: length of a code. classes: number of classes (all class slots are always released).
+        noise_multiplier: sigma over sensitivity of the noise that the *guarantee* rests on; 0 for none.
+        honest: clients who share that noise; each adds variance sigma^2 / honest. 1 means own noise suffices.
+        grid: integer units per 1.0 of a weighted statistic.
+        limit: outputs are clamped to [-limit, limit] after the noise (post-processing), so that encrypted
+            sums cannot overflow.
+    """
+
+    statistics: tuple[Statistic, ...]
+    dim: int
+    classes: int
+    noise_multiplier: float
+    honest: int = 1
+    grid: float = 1024.0
+    limit: int = 2**62
+
+    def __post_init__(self) -> None:
+        if not self.statistics or len({s.kind for s in self.statistics}) != len(self.statistics):
+            raise PrivacyError("statistics: name each statistic once, and at least one")
+        if not (self.noise_multiplier >= 0 and math.isfinite(self.noise_multiplier)):
+            raise PrivacyError(f"noise_multiplier: got {self.noise_multiplier}; it must be finite and >= 0")
+        if self.honest < 1 or self.grid <= 0 or self.limit < 1:
+            raise PrivacyError("honest, grid and limit must be positive")
+
+    @property
+    def length(self) -> int:
+        """Number of integers released."""
+        return sum(s.size(self.dim, self.classes) for s in self.statistics)
+
+    @property
+    def sensitivity(self) -> float:
+        """Joint L2 sensitivity of the weighted sums, before the grid."""
+        return math.sqrt(sum((s.weight * _BOUNDS[s.kind]) ** 2 for s in self.statistics))
+
+    @property
+    def grid_sensitivity(self) -> float:
+        """L2 sensitivity of the rounded integers: rounding moves each coordinate of a difference by at most 1."""
+        return self.sensitivity * self.grid + math.sqrt(self.length)
+
+    @property
+    def target_std(self) -> float:
+        """Standard deviation, grid units, of the noise that the guarantee rests on."""
+        return self.noise_multiplier * self.grid_sensitivity
+
+    @property
+    def own_std(self) -> float:
+        """Standard deviation, grid units, of the noise that one client adds."""
+        return self.target_std / math.sqrt(self.honest)
+
+    @property
+    def event(self) -> GaussianEvent:
+        """What the accountant is told."""
+        return GaussianEvent(self.noise_multiplier)
+
+    def noise_std(self, kind: str, contributors: int) -> float:
+        """Standard deviation of the noise on one coordinate of `kind` in the sum of `contributors` clients."""
+        weight = next(s.weight for s in self.statistics if s.kind == kind)
+        return self.own_std * math.sqrt(contributors) / (self.grid * weight)
+
+    def release(
+        self, codes: np.ndarray, labels: np.ndarray, source: NoiseSource, weights: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Clip, add up, round, add noise.
+
+        Args:
+            codes: [N, dim]; rows are clipped to norm 1, rows that are not finite count as zero. N may be 0.
+            labels: [N] integers in [0, classes).
+            source: strong randomness of this release alone.
+            weights: [dim, classes] of the broadcast softmax model; needed for "gradient" only.
+
+        Returns:
+            int64 [length].
+        """
+        import numpy as np
+
+        codes, labels = self._clipped(codes, labels)
+        blocks = [
+            s.weight * self.grid * _sums(s.kind, codes, labels, self.classes, weights) for s in self.statistics
+        ]
+        exact = np.rint(np.concatenate(blocks)).astype(np.int64)
+        noise = source.discrete_gaussian(self.own_std, len(exact))
+        return np.clip(exact + noise, -self.limit, self.limit)
+
+    def decode(self, values: np.ndarray) -> dict[str, np.ndarray]:
+        """Statistics from a released vector or a sum of them: int64 [length] -> arrays by kind.
+
+        Shapes: counts [classes]; code_sum [dim]; class_sums and gradient [dim, classes]; second_moments
+        [dim, dim], symmetric.
+        """
+        import numpy as np
+
+        if np.shape(values) != (self.length,):
+            raise PrivacyError(f"values: got shape {np.shape(values)}; this release has {self.length} numbers")
+        out: dict[str, np.ndarray] = {}
+        start = 0
+        for s in self.statistics:
+            size = s.size(self.dim, self.classes)
+            block = np.asarray(values[start : start + size], dtype=np.float64) / (self.grid * s.weight)
+            start += size
+            if s.kind == "second_moments":
+                block = _unpack(block, self.dim)
+            elif s.kind in ("class_sums", "gradient"):
+                block = block.reshape(self.dim, self.classes)
+            out[s.kind] = block
+        return out
+
+    def _clipped(self, codes: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        import numpy as np
+
+        codes = np.asarray(codes, dtype=np.float64)
+        labels = np.asarray(labels)
+        if codes.ndim != 2 or codes.shape[1] != self.dim or labels.shape != (len(codes),):
+            raise PrivacyError(f"codes and labels must have shapes [N, {self.dim}] and [N]")
+        if len(labels) and (labels.min() < 0 or labels.max() >= self.classes):
+            raise PrivacyError(f"labels must lie in [0, {self.classes})")
+        finite = np.isfinite(codes).all(axis=1)
+        codes = np.where(finite[:, None], codes, 0.0)
+        norms = np.linalg.norm(codes, axis=1, keepdims=True)
+        return codes / np.maximum(norms, 1.0), labels
+
+
+def grid_for(max_sum: int, records: int, clients: int, mechanism: SumMechanism) -> SumMechanism:
+    """The mechanism on the finest grid whose sum over all clients cannot overflow.
+
+    Args:
+        max_sum: largest absolute integer that decodes exactly (a property of the encryption parameters).
+        records: declared records of all clients together.
+        clients: number of clients; each may use an equal part of `max_sum`, and is clamped to it.
+
+    Raises:
+        PrivacyError: when not even a grid of 16 units per 1.0 fits.
+    """
+    import dataclasses
+
+    limit = max_sum // clients
+    weight = max(s.weight for s in mechanism.statistics)
+    # No coordinate of one record exceeds weight; noise tails are linear in the grid but for the rounding term.
+    root = math.sqrt(mechanism.length)
+    tail = _TAIL * mechanism.noise_multiplier * math.sqrt(clients / mechanism.honest)
+    grid = (max_sum - tail * root) / (records * weight + tail * mechanism.sensitivity)
+    if grid < 16:
+        raise PrivacyError(
+            f"overflow: sums over {records} records and the noise need more than {max_sum}; use fewer records, less "
+            "noise, or larger encryption parameters"
+        )
+    power = 2.0 ** min(24, math.floor(math.log2(grid)))
+    return dataclasses.replace(mechanism, grid=power, limit=limit)
+
+
+def _sums(
+    kind: str, codes: np.ndarray, labels: np.ndarray, classes: int, weights: np.ndarray | None
+) -> np.ndarray:
+    import numpy as np
+
+    if kind == "code_sum":
+        return codes.sum(axis=0)
+    if kind == "second_moments":
+        return _pack(codes.T @ codes)
+    onehot = np.zeros((len(codes), classes))
+    onehot[np.arange(len(codes)), labels] = 1.0
+    if kind == "counts":
+        return onehot.sum(axis=0)
+    if kind == "class_sums":
+        return (codes.T @ onehot).ravel()
+    if weights is None or np.shape(weights) != (codes.shape[1], classes) or not np.isfinite(weights).all():
+        raise PrivacyError(f"weights: the gradient needs finite numbers of shape [{codes.shape[1]}, {classes}]")
+    return (codes.T @ (_softmax(codes @ weights) - onehot)).ravel()
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    import numpy as np
+
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True)) if len(logits) else logits
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def _pack(matrix: np.ndarray) -> np.ndarray:
+    import numpy as np
+
+    rows, columns = np.triu_indices(len(matrix))
+    return matrix[rows, columns] * np.where(rows == columns, 1.0, math.sqrt(2.0))
+
+
+def _unpack(packed: np.ndarray, dim: int) -> np.ndarray:
+    import numpy as np
+
+    rows, columns = np.triu_indices(dim)
+    matrix = np.zeros((dim, dim))
+    matrix[rows, columns] = packed / np.where(rows == columns, 1.0, math.sqrt(2.0))
+    return matrix + np.triu(matrix, 1).T
+
+
+def statistics_from(items: Mapping[str, float]) -> tuple[Statistic, ...]:
+    """Statistics from {kind: weight}."""
+    return tuple(Statistic(kind, weight) for kind, weight in items.items())
