@@ -68,7 +68,7 @@ def locate(name: str, configured: str | None, root: str | Path | None, download:
         return folder
     if name in _NPZ or not download:
         raise UserError(
-            f"data set {name}: no data root; give --data-root or MOSAIC_DATA a folder that holds {_place(name)}"
+            f"data set {name}: no data root; give --data-root or MOSAIC_DATA a folder with {_place(name)}"
         )
     _download(name, folder)
     return folder
@@ -114,7 +114,7 @@ def _download(name: str, folder: Path) -> None:
     except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"data set {name}: the download failed ({reason}); give --data-root a folder that holds {_place(name)}"
+            f"data set {name}: the download failed ({reason}); give --data-root a folder with {_place(name)}"
         ) from None
 
 
@@ -128,7 +128,7 @@ def _digits(train: bool) -> RawRecords:
 
 
 def _digits_table() -> np.ndarray:
-    """scikit-learn's digits, float [1797, 65]; its file is read without importing scikit-learn, which is slow."""
+    """scikit-learn's digits, float [1797, 65]; read without importing scikit-learn, which is slow."""
     found = importlib.util.find_spec("sklearn")
     for place in found.submodule_search_locations or () if found else ():
         path = Path(place) / "datasets" / "data" / "digits.csv.gz"
@@ -191,6 +191,7 @@ def _checked(name: str, records: RawRecords, source: Path) -> RawRecords:
     fits = images.dtype == np.uint8 and images.shape[1:] == shape and len(images) == len(labels) > 0
     if not fits or labels.min() < 0 or labels.max() >= len(classes):
         raise UserError(
-            f"{source}: not data set {name}; it needs uint8 images of shape {shape} and labels 0 to {len(classes) - 1}"
+            f"{source}: not data set {name}; it needs uint8 images of shape {shape} and labels "
+            f"0 to {len(classes) - 1}"
         )
     return records

@@ -60,7 +60,7 @@ def load_client(config: RunConfig, client_index: int, root: str | Path | None = 
         root: folder of the data; before ``data.root`` and ``MOSAIC_DATA``.
 
     Raises:
-        ClientDataError: private records cannot be used; its message stays with the client, its code may travel.
+        ClientDataError: private records cannot be used; the message stays here, its code may travel.
         UserError: public records cannot be used, or there is no such client.
     """
     if not 0 <= client_index < config.clients.count:

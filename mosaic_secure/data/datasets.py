@@ -19,8 +19,8 @@ _HOLDOUT_SEED = 11
 def data_info(data: DataConfig, root: str | Path | None = None) -> DataInfo:
     """Shape and classes of a data set, without reading a record.
 
-    For private data all of it is declared. Only for public folders without ``class_names`` are the names of the
-    class folders looked up.
+    For private data all of it is declared. Only for public folders without ``class_names`` are the names of
+    the class folders looked up.
     """
     visibility = "public" if data.is_public else "private"
     if data.dataset != "folder":
@@ -88,7 +88,7 @@ def read_train(data: DataConfig, root: str | Path | None = None) -> RawRecords:
 
 
 def load_test(data: DataConfig, root: str | Path | None = None) -> tuple[np.ndarray, np.ndarray] | None:
-    """The public test part: images float32 [N, C, H, W] in [0, 1] and labels int64 [N]; None if there is none.
+    """The public test part: images float32 [N, C, H, W] in [0, 1] and labels int64 [N], or None.
 
     A private test set is never read here: no metric of it may reach a run.
     """
@@ -116,7 +116,8 @@ def load_test(data: DataConfig, root: str | Path | None = None) -> tuple[np.ndar
 def read_files(data: DataConfig, listed: folders.FolderRecords, chosen: np.ndarray) -> RawRecords:
     """Decode the chosen files of a folder."""
     channels, size, _ = image_shape(data)
-    return RawRecords(folders.decode([listed.files[index] for index in chosen], size, channels), listed.labels[chosen])
+    images = folders.decode([listed.files[index] for index in chosen], size, channels)
+    return RawRecords(images, listed.labels[chosen])
 
 
 def held_out(data: DataConfig, labels: np.ndarray) -> np.ndarray:
@@ -137,4 +138,6 @@ def require_every_class(labels: np.ndarray, class_names: tuple[str, ...]) -> Non
     counts = np.bincount(labels, minlength=len(class_names))
     empty = [name for name, count in zip(class_names, counts, strict=True) if count == 0]
     if empty:
-        raise UserError(f"class {empty[0]!r} has no training record at any client: add records, or drop the class")
+        raise UserError(
+            f"class {empty[0]!r} has no training record at any client: add some, or drop the class"
+        )

@@ -19,7 +19,7 @@ DEFAULT_CHANNELS = 3
 
 @dataclass(frozen=True, repr=False)
 class FolderRecords:
-    """Image files in a fixed order, their labels int64 [N], and the client of each (int64 [N]; None if undecided)."""
+    """Image files in a fixed order, their labels int64 [N], and the client of each (int64 [N], or None)."""
 
     files: tuple[Path, ...]
     labels: np.ndarray
@@ -43,7 +43,7 @@ def class_folders(data: DataConfig, path: Path) -> tuple[str, ...]:
     tops = _folders(path) if data.clients_from == "subfolder" else [path]
     names = sorted({folder.name for top in tops for folder in _folders(top)})
     if len(names) < 2:
-        raise UserError(f"data.path {path}: {len(names)} class folders; it needs one folder a class, at least 2")
+        raise UserError(f"data.path {path}: {len(names)} class folders; it needs one a class, at least 2")
     return tuple(names)
 
 
@@ -116,7 +116,9 @@ def _decode_one(file: Path, size: int, channels: int) -> np.ndarray:
         with Image.open(file) as opened:
             image = ImageOps.exif_transpose(opened)
             if image.mode.startswith("I"):
-                image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).clip(0, 255).astype(np.uint8))
+                # 16-bit grey, which Pillow's own conversion would cut off at 255.
+                wide = np.asarray(image, dtype=np.float64) / 257
+                image = Image.fromarray(wide.clip(0, 255).astype(np.uint8))
             image = image.convert("L" if channels == 1 else "RGB")
             image = ImageOps.fit(image, (size, size), method=Image.Resampling.BILINEAR)
             pixels = np.asarray(image, dtype=np.uint8)
@@ -147,13 +149,17 @@ def _list_classes(path: Path, class_names: Sequence[str]) -> tuple[tuple[Path, .
     for folder in _folders(path):
         if folder.name not in slots:
             raise UserError(f"{folder}: no class of this run; data.class_names has {', '.join(class_names)}")
-        inside = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        inside = sorted(
+            file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()
+        )
         files += inside
         labels += [slots[folder.name]] * len(inside)
     return tuple(files), np.asarray(labels, dtype=np.int64)
 
 
-def _owners_from_table(data: DataConfig, path: Path, files: Sequence[Path], clients: int | None) -> np.ndarray:
+def _owners_from_table(
+    data: DataConfig, path: Path, files: Sequence[Path], clients: int | None
+) -> np.ndarray:
     table = Path(data.csv or "").expanduser()
     if not table.is_absolute() and not table.is_file():
         table = path / table
@@ -161,8 +167,8 @@ def _owners_from_table(data: DataConfig, path: Path, files: Sequence[Path], clie
     names = sorted(set(rows.values()))
     if clients is not None and len(names) != clients:
         raise UserError(
-            f"data.csv {table}: column {data.csv_column} names {len(names)} clients, but clients.count = {clients}: "
-            "set it to fit"
+            f"data.csv {table}: column {data.csv_column} names {len(names)} clients, but clients.count = "
+            f"{clients}: set it to fit"
         )
     number = {name: position for position, name in enumerate(names)}
     known = {str(file.relative_to(path)): position for position, file in enumerate(files)}
@@ -184,7 +190,8 @@ def _read_table(table: Path, columns: tuple[str, str]) -> dict[str, str]:
             reader = csv.DictReader(stream)
             absent = [name for name in columns if name not in (reader.fieldnames or ())]
             if absent:
-                raise UserError(f"data.csv {table}: no column {absent[0]!r}; it needs {columns[0]!r} and {columns[1]!r}")
+                needs = f"{columns[0]!r} and {columns[1]!r}"
+                raise UserError(f"data.csv {table}: no column {absent[0]!r}; it needs {needs}")
             rows: dict[str, str] = {}
             for line, row in enumerate(reader, start=2):
                 file, client = row[columns[0]], row[columns[1]]

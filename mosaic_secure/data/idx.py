@@ -43,7 +43,7 @@ def read_idx(name: str, root: Path, train: bool) -> RawRecords:
     images = _read(folder, f"{part}-images-idx3-ubyte", 3)
     labels = _read(folder, f"{part}-labels-idx1-ubyte", 1)
     if len(images) != len(labels):
-        raise UserError(f"{folder}: {len(images)} images but {len(labels)} labels in the {part} files; fetch them again")
+        raise UserError(f"{folder}: the {part} files hold {len(images)} images but {len(labels)} labels")
     return RawRecords(images[:, None], labels.astype(np.int64))
 
 

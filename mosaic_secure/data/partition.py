@@ -13,7 +13,9 @@ from mosaic_secure.errors import UserError
 _DRAWS = 200
 
 
-def deal(labels: np.ndarray, rule: PartitionConfig, client_ids: tuple[str, ...], seed: int) -> list[np.ndarray]:
+def deal(
+    labels: np.ndarray, rule: PartitionConfig, client_ids: tuple[str, ...], seed: int
+) -> list[np.ndarray]:
     """Split records among clients by the configured rule.
 
     Args:
@@ -23,8 +25,8 @@ def deal(labels: np.ndarray, rule: PartitionConfig, client_ids: tuple[str, ...],
         seed: 0 to 2**32 - 1.
 
     Returns:
-        One sorted int64 array of positions a client. They are disjoint and, for all kinds but ``given``, cover
-        every record.
+        One sorted int64 array of positions a client. They are disjoint and, for all kinds but ``given``,
+        cover every record.
 
     Raises:
         UserError: too few records for the clients, or a faulty file of given positions.
@@ -32,8 +34,9 @@ def deal(labels: np.ndarray, rule: PartitionConfig, client_ids: tuple[str, ...],
     clients = len(client_ids)
     if len(labels) < clients * rule.min_records:
         raise UserError(
-            f"partition.min_records = {rule.min_records} for {clients} clients needs {clients * rule.min_records} "
-            f"records, but there are {len(labels)}: use fewer clients or a smaller minimum"
+            f"partition.min_records = {rule.min_records} for {clients} clients needs "
+            f"{clients * rule.min_records} records, but there are {len(labels)}: use fewer clients "
+            "or a smaller minimum"
         )
     if rule.kind == "given":
         return read_positions(rule.path or "", client_ids, len(labels))
@@ -53,11 +56,13 @@ def require_minimum(part: np.ndarray, client_id: str, min_records: int) -> None:
         )
 
 
-def dirichlet(labels: np.ndarray, clients: int, alpha: float, min_records: int, seed: int) -> list[np.ndarray]:
+def dirichlet(
+    labels: np.ndarray, clients: int, alpha: float, min_records: int, seed: int
+) -> list[np.ndarray]:
     """Split each class by its own draw from Dirichlet(alpha, ..., alpha) over the clients.
 
-    Draws that leave a client short of ``min_records`` are repeated; where that goes on failing (small alpha, many
-    clients) records move, one at a time, from the largest client's largest class to the client that is short.
+    Draws that leave a client short of ``min_records`` are repeated; where that goes on failing (small alpha,
+    many clients) records move from the largest client's largest class to the client that is short.
     Needs ``clients * min_records`` records at least.
     """
     state = np.random.RandomState(seed)
@@ -76,7 +81,9 @@ def dirichlet(labels: np.ndarray, clients: int, alpha: float, min_records: int, 
     return [np.sort(np.concatenate(pieces)) for pieces in parts]
 
 
-def _dirichlet_counts(sizes: np.ndarray, clients: int, alpha: float, state: np.random.RandomState) -> np.ndarray:
+def _dirichlet_counts(
+    sizes: np.ndarray, clients: int, alpha: float, state: np.random.RandomState
+) -> np.ndarray:
     """Whole numbers [classes, clients] whose rows sum to ``sizes``."""
     rows = []
     for size in sizes:
@@ -104,7 +111,7 @@ def _lift_to_minimum(counts: np.ndarray, min_records: int) -> None:
 
 
 def shards(labels: np.ndarray, clients: int, shards_per_client: int, seed: int) -> list[np.ndarray]:
-    """Sort records by label, cut them into equal shards, and give each client ``shards_per_client`` at random."""
+    """Sort records by label, cut equal shards, and give each client ``shards_per_client`` of them."""
     state = np.random.RandomState(seed)
     shuffled = state.permutation(len(labels))
     by_label = shuffled[np.argsort(labels[shuffled], kind="stable")]
@@ -128,12 +135,15 @@ def read_positions(path: str | Path, client_ids: tuple[str, ...], records: int) 
     except ValueError:
         raise UserError(f"partition.path {path}: not valid JSON") from None
     if not isinstance(content, dict) or set(content) != set(client_ids):
-        raise UserError(f"partition.path {path}: needs one list for each of {client_ids[0]} to {client_ids[-1]}")
+        raise UserError(
+            f"partition.path {path}: needs a list for each of {client_ids[0]} to {client_ids[-1]}"
+        )
     owner = np.full(records, -1)
     parts = []
     for number, name in enumerate(client_ids):
         given = content[name]
-        if not isinstance(given, list) or not all(type(item) is int and 0 <= item < records for item in given):
+        is_list = isinstance(given, list)
+        if not is_list or not all(type(item) is int and 0 <= item < records for item in given):
             raise UserError(f"partition.path {path}: {name} must list whole numbers from 0 to {records - 1}")
         part = np.unique(np.asarray(given, dtype=np.int64))
         if len(part) != len(given) or (owner[part] >= 0).any():

@@ -12,8 +12,8 @@ from mosaic_secure.errors import UserError
 class ClientDataError(UserError):
     """A client cannot use its own records.
 
-    The message may tell of private records: it is for the client's own display. ``code`` is all that may travel;
-    it is one constant, so that it tells nothing of the records.
+    The message may tell of private records: it is for the client's own display. ``code`` is all that may
+    travel; it is one constant, so that it tells nothing of the records.
     """
 
     code = "refused"
@@ -39,7 +39,7 @@ class DataInfo:
 
 @dataclass(frozen=True, repr=False)
 class RawRecords:
-    """Records as they are stored: images uint8 [N, C, H, W] with values from 0 to ``scale``, labels int64 [N]."""
+    """Records as they are stored: images uint8 [N, C, H, W] from 0 to ``scale``, labels int64 [N]."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -56,7 +56,7 @@ class RawRecords:
 
 @dataclass(frozen=True, repr=False)
 class Dataset:
-    """A whole data set: images float32 [N, C, H, W] in [0, 1], labels int64 [N], and a public test part or None."""
+    """A data set: images float32 [N, C, H, W] in [0, 1], labels int64 [N], and a public test part."""
 
     name: str
     images: np.ndarray
@@ -76,8 +76,8 @@ class Dataset:
 class ClientData:
     """The records of one client, for that client only.
 
-    ``images`` float32 [N, C, H, W] in [0, 1]; ``labels`` int64 [N] in 0..num_classes-1. Rates of DP-SGD come from
-    ``declared_records``, a constant of the plan, and never from the length of ``images``.
+    ``images`` float32 [N, C, H, W] in [0, 1]; ``labels`` int64 [N] in 0..num_classes-1. Rates of DP-SGD come
+    from ``declared_records``, a constant of the plan, and never from the length of ``images``.
     """
 
     images: np.ndarray

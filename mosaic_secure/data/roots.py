@@ -30,6 +30,6 @@ def given_root(configured: str | None, root: str | Path | None = None) -> Path |
 
 
 def cache_root() -> Path:
-    """Folder for downloads when no root is named: ``$XDG_CACHE_HOME/mosaic-secure`` or ``~/.cache/mosaic-secure``."""
+    """Where downloads go when no root is named: ``mosaic-secure`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "mosaic-secure"

@@ -44,7 +44,9 @@ def partition_picture(
         UserError: the data are private; exact label counts of private data are drawn nowhere.
     """
     if not config.is_public:
-        raise UserError("no picture of label counts for private data: only released, noised counts may be shown")
+        raise UserError(
+            "label counts of private data are not drawn: only released, noised counts may be shown"
+        )
     from mosaic_secure.data import data_info, label_counts
 
     info = data_info(config.data, root)
