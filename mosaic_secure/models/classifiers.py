@@ -39,7 +39,9 @@ class Classifier(nn.Module):
         frozen_trunk: the trunk is a fixed public encoder; only the head is trained.
     """
 
-    def __init__(self, trunk: nn.Module, feature_dim: int, num_classes: int, *, frozen_trunk: bool = False) -> None:
+    def __init__(
+        self, trunk: nn.Module, feature_dim: int, num_classes: int, *, frozen_trunk: bool = False
+    ) -> None:
         super().__init__()
         self.trunk = trunk
         self.head = nn.Linear(feature_dim, num_classes)
@@ -59,13 +61,12 @@ class Classifier(nn.Module):
 
 
 class StandardisedConv2d(nn.Conv2d):
-    """Convolution whose filters are standardised to zero mean and unit variance (Qiao et al., 1903.10520, section 3)."""
+    """Convolution with filters of zero mean and unit norm (Qiao et al., 1903.10520, section 3)."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         flat = self.weight.flatten(1)
-        centred = flat - flat.mean(dim=1, keepdim=True)
-        scale = (centred.square().sum(dim=1, keepdim=True) + 1e-6).rsqrt()
-        weight = (centred * scale).view_as(self.weight)
+        fan_in = flat.shape[1]
+        weight = F.layer_norm(flat, (fan_in,), eps=1e-5).mul(fan_in**-0.5).view_as(self.weight)
         return F.conv2d(inputs, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
@@ -82,7 +83,8 @@ def _check_shape(image_shape: tuple[int, int, int], smallest: int = 8) -> tuple[
     channels, height, width = image_shape
     if channels < 1 or min(height, width) < smallest:
         raise UserError(
-            f"image shape {tuple(image_shape)}: expected (channels >= 1, height >= {smallest}, width >= {smallest})"
+            f"image shape {tuple(image_shape)}: expected (channels >= 1, height >= {smallest}, width >= "
+            f"{smallest})"
         )
     return channels, height, width
 
@@ -92,12 +94,16 @@ def build_cnn(
 ) -> Classifier:
     """Two tanh convolutions and one hidden layer (20k to 60k parameters).
 
-    The first convolution strides when the image is larger than 16 pixels, so the cost grows slowly with the image.
-    Tanh activations follow Papernot et al., 2007.14191, section 4.
+    The first convolution strides when the image is larger than 16 pixels, so the cost grows slowly with the
+    image. Tanh activations follow Papernot et al., 2007.14191, section 4.
     """
     channels, height, columns = _check_shape(image_shape)
     large = min(height, columns) > 16
-    first = nn.Conv2d(channels, width, 5, stride=2, padding=2) if large else nn.Conv2d(channels, width, 3, padding=1)
+    first = (
+        nn.Conv2d(channels, width, 5, stride=2, padding=2)
+        if large
+        else nn.Conv2d(channels, width, 3, padding=1)
+    )
     layers: list[nn.Module] = [PerImageStandardise(), first, nn.Tanh()]
     rows, cols = ((height + 1) // 2, (columns + 1) // 2) if large else (height, columns)
     layers.append(nn.AvgPool2d(2))
@@ -111,7 +117,7 @@ def build_cnn(
 
 
 def build_cnn_wide(
-    image_shape: tuple[int, int, int], num_classes: int, *, width: int = 32, groups: int = 8
+    image_shape: tuple[int, int, int], num_classes: int, *, width: int = 24, groups: int = 8
 ) -> Classifier:
     """Three weight-standardised convolutions with GroupNorm, averaged to a 2x2 grid of features.
 
@@ -180,8 +186,8 @@ def trainable_part(model: nn.Module) -> tuple[nn.Module, nn.Module | None]:
     """Split off a frozen trunk, so that its features are computed once instead of at every step.
 
     Returns:
-        ``(module, transform)``: train ``module`` on ``transform(images)``; ``transform`` is None when the whole
-        model is trained on the images themselves. ``module`` shares its parameters with ``model``.
+        ``(module, transform)``: train ``module`` on ``transform(images)``; ``transform`` is None when the
+        whole model is trained on the images themselves. ``module`` shares its parameters with ``model``.
     """
     if isinstance(model, Classifier) and model.frozen_trunk:
         return model.head, model.trunk

@@ -78,7 +78,7 @@ def build_classifier(
 def build_generator(
     name: str, image_shape: ImageShape, num_classes: int, seed: int, **options: object
 ) -> nn.Module:
-    """Build a conditional generator: ``forward(z [B, latent_dim], labels [B]) -> images [B, C, H, W]`` in [0, 1].
+    """Build a generator: ``forward(z [B, latent_dim], labels [B]) -> images [B, C, H, W]`` in [0, 1].
 
     Raises:
         UserError: unknown name or option, or an impossible shape.
