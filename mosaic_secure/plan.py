@@ -61,11 +61,8 @@ def release_requests(config: RunConfig) -> tuple[ReleaseRequest, ...]:
         rest = 1.0 - prototypes.centre_share - prototypes.gradient_share
         requests.append(ReleaseRequest("moments", shares.prototypes * rest, "gaussian"))
         if prototypes.rounds:
-            requests.append(
-                ReleaseRequest(
-                    "gradient", shares.prototypes * prototypes.gradient_share, "gaussian", rounds=prototypes.rounds
-                )
-            )
+            share = shares.prototypes * prototypes.gradient_share
+            requests.append(ReleaseRequest("gradient", share, "gaussian", rounds=prototypes.rounds))
     for name, part in (("classifier", config.classifier), ("generator", config.generator)):
         if part.enabled:
             requests.append(
@@ -173,11 +170,12 @@ class RunPlan:
 
     @cached_property
     def counts(self) -> SumMechanism | None:
-        """The noised class counts that each client sends in the clear, with its own noise under either trust."""
+        """The noised class counts that each client sends in the clear, under its own noise."""
         planned = self.release("counts")
         if planned is None:
             return None
-        return SumMechanism((Statistic("counts"),), 1, self.num_classes, planned.noise_multiplier, grid=2.0**16)
+        statistics = (Statistic("counts"),)
+        return SumMechanism(statistics, 1, self.num_classes, planned.noise_multiplier, grid=2.0**16)
 
     @cached_property
     def rounds(self) -> tuple[EncryptedRound, ...]:
@@ -271,12 +269,13 @@ class RunPlan:
 
     def cost(self) -> Mapping[str, Any]:
         """What the run moves: encrypted rounds, ciphertexts and bytes that each client sends."""
+        tuning = self.config.fine_tune.rounds + self.config.classifier.rounds - 1
         ciphertexts = sum(self.ckks.ciphertexts_for(r.length) for r in self.rounds)
         return {
             "encrypted_rounds": len(self.rounds),
             "ciphertexts_per_client": ciphertexts,
             "upload_bytes_per_client": ciphertexts * self.ckks.ciphertext_bytes,
-            "exchanges_per_client": len(self.rounds) + 3 + self.config.fine_tune.rounds + self.config.classifier.rounds - 1,
+            "exchanges_per_client": len(self.rounds) + 3 + tuning,
         }
 
 

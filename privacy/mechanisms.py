@@ -10,7 +10,6 @@ encrypted sums decode exactly.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -49,7 +48,7 @@ class Statistic:
         if self.kind not in _BOUNDS:
             raise PrivacyError(f"statistic: {self.kind!r} is unknown; one of {', '.join(_BOUNDS)}")
         if not (self.weight > 0 and math.isfinite(self.weight)):
-            raise PrivacyError(f"weight of {self.kind}: got {self.weight}; it must be a finite number above 0")
+            raise PrivacyError(f"weight of {self.kind}: got {self.weight}; it must be finite and above 0")
 
     def size(self, dim: int, classes: int) -> int:
         """Number of coordinates."""
@@ -106,7 +105,7 @@ class SumMechanism:
 
     @property
     def grid_sensitivity(self) -> float:
-        """L2 sensitivity of the rounded integers: rounding moves each coordinate of a difference by at most 1."""
+        """L2 sensitivity of the integers: rounding moves each coordinate of a difference by at most 1."""
         return self.sensitivity * self.grid + math.sqrt(self.length)
 
     @property
@@ -125,7 +124,7 @@ class SumMechanism:
         return GaussianEvent(self.noise_multiplier)
 
     def noise_std(self, kind: str, contributors: int) -> float:
-        """Standard deviation of the noise on one coordinate of `kind` in the sum of `contributors` clients."""
+        """Standard deviation of the noise on a coordinate of `kind` in the sum of `contributors` clients."""
         weight = next(s.weight for s in self.statistics if s.kind == kind)
         return self.own_std * math.sqrt(contributors) / (self.grid * weight)
 
@@ -147,7 +146,8 @@ class SumMechanism:
 
         codes, labels = self._clipped(codes, labels)
         blocks = [
-            s.weight * self.grid * _sums(s.kind, codes, labels, self.classes, weights) for s in self.statistics
+            s.weight * self.grid * _sums(s.kind, codes, labels, self.classes, weights)
+            for s in self.statistics
         ]
         exact = np.rint(np.concatenate(blocks)).astype(np.int64)
         noise = source.discrete_gaussian(self.own_std, len(exact))
@@ -162,7 +162,7 @@ class SumMechanism:
         import numpy as np
 
         if np.shape(values) != (self.length,):
-            raise PrivacyError(f"values: got shape {np.shape(values)}; this release has {self.length} numbers")
+            raise PrivacyError(f"values: got shape {np.shape(values)}; this release has {self.length}")
         out: dict[str, np.ndarray] = {}
         start = 0
         for s in self.statistics:
@@ -206,14 +206,14 @@ def grid_for(max_sum: int, records: int, clients: int, mechanism: SumMechanism) 
 
     limit = max_sum // clients
     weight = max(s.weight for s in mechanism.statistics)
-    # No coordinate of one record exceeds weight; noise tails are linear in the grid but for the rounding term.
+    # No coordinate of one record exceeds weight; noise tails are linear in the grid but for rounding.
     root = math.sqrt(mechanism.length)
     tail = _TAIL * mechanism.noise_multiplier * math.sqrt(clients / mechanism.honest)
     grid = (max_sum - tail * root) / (records * weight + tail * mechanism.sensitivity)
     if grid < 16:
         raise PrivacyError(
-            f"overflow: sums over {records} records and the noise need more than {max_sum}; use fewer records, less "
-            "noise, or larger encryption parameters"
+            f"overflow: sums over {records} records and the noise need more than {max_sum}; use fewer "
+            "records, less noise, or larger encryption parameters"
         )
     power = 2.0 ** min(24, math.floor(math.log2(grid)))
     return dataclasses.replace(mechanism, grid=power, limit=limit)
@@ -235,7 +235,8 @@ def _sums(
     if kind == "class_sums":
         return (codes.T @ onehot).ravel()
     if weights is None or np.shape(weights) != (codes.shape[1], classes) or not np.isfinite(weights).all():
-        raise PrivacyError(f"weights: the gradient needs finite numbers of shape [{codes.shape[1]}, {classes}]")
+        shape = [codes.shape[1], classes]
+        raise PrivacyError(f"weights: the gradient needs finite numbers of shape {shape}")
     return (codes.T @ (_softmax(codes @ weights) - onehot)).ravel()
 
 
@@ -261,7 +262,3 @@ def _unpack(packed: np.ndarray, dim: int) -> np.ndarray:
     matrix[rows, columns] = packed / np.where(rows == columns, 1.0, math.sqrt(2.0))
     return matrix + np.triu(matrix, 1).T
 
-
-def statistics_from(items: Mapping[str, float]) -> tuple[Statistic, ...]:
-    """Statistics from {kind: weight}."""
-    return tuple(Statistic(kind, weight) for kind, weight in items.items())

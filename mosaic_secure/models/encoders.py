@@ -48,17 +48,17 @@ class ScatteringFeatures(nn.Module):
 class _FourierFeatures(nn.Module):
     """Random Fourier features of the Gaussian kernel on standardised pixels (Rahimi and Recht, 2007)."""
 
-    def __init__(self, image_shape: tuple[int, int, int], dim: int, seed: int, bandwidth: float = 1.0) -> None:
+    def __init__(self, shape: tuple[int, int, int], dim: int, seed: int, bandwidth: float = 1.0) -> None:
         super().__init__()
         if dim % 2:
             raise ValueError(f"dim: Fourier features come in pairs, got {dim}; use an even number")
-        size = math.prod(image_shape)
+        size = math.prod(shape)
         frequencies = torch.randn(size, dim // 2, generator=torch_generator(seed, "fourier"))
         self.register_buffer("frequencies", frequencies * math.sqrt(2.0 * bandwidth), persistent=False)
         # A light blur: neighbouring pixels carry the same evidence, single-pixel jitter carries none.
         taps = torch.tensor([math.exp(-0.5 / 0.3**2), 1.0, math.exp(-0.5 / 0.3**2)])
         kernel = torch.outer(taps, taps) / taps.sum() ** 2
-        self.register_buffer("kernel", kernel.expand(image_shape[0], 1, 3, 3).clone(), persistent=False)
+        self.register_buffer("kernel", kernel.expand(shape[0], 1, 3, 3).clone(), persistent=False)
         self.dim = dim
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -133,7 +133,8 @@ class Encoder(nn.Module):
         small = ((pixels - low) / span).view(-1, channels, self.pixel_side, self.pixel_side)
         if self.pixel_side == height:
             return small
-        return nn.functional.interpolate(small, size=(height, width), mode="bilinear", align_corners=False).clamp(0, 1)
+        large = nn.functional.interpolate(small, size=(height, width), mode="bilinear", align_corners=False)
+        return large.clamp(0, 1)
 
 
 class _NoFeatures(nn.Module):
@@ -151,9 +152,9 @@ def encoder_names() -> tuple[str, ...]:
 def build_encoder(
     name: str,
     image_shape: tuple[int, int, int],
-    *,
     seed: int,
     dim: int = 256,
+    *,
     pixel_side: int = 0,
     pixel_weight: float = 0.0,
 ) -> Encoder:

@@ -51,9 +51,8 @@ def _periodise(spectrum: torch.Tensor, factor: int) -> torch.Tensor:
         return spectrum
     size = spectrum.shape[-1] // factor
     # Adding slices is ten times faster here than a mean over strided axes.
-    rows = sum(spectrum[..., k * size : (k + 1) * size, :] for k in range(1, factor)) + spectrum[..., :size, :]
-    folded = sum(rows[..., k * size : (k + 1) * size] for k in range(1, factor)) + rows[..., :size]
-    return folded / factor**2
+    rows = sum(spectrum[..., k * size : (k + 1) * size, :] for k in range(factor))
+    return sum(rows[..., k * size : (k + 1) * size] for k in range(factor)) / factor**2
 
 
 class Scattering2d(nn.Module):
@@ -71,7 +70,8 @@ class Scattering2d(nn.Module):
     def __init__(self, size: int, scales: int = 2, angles: int = 8) -> None:
         super().__init__()
         if scales < 1 or 2**scales > size:
-            raise ValueError(f"scales: got {scales}; for images of {size} pixels it must be 1 to {int(math.log2(size))}")
+            largest = int(math.log2(size))
+            raise ValueError(f"scales: got {scales}; for images of {size} pixels it must be 1 to {largest}")
         step = 2**scales
         self.size, self.scales, self.angles = size, scales, angles
         self.side = size // step
@@ -122,6 +122,7 @@ class Scattering2d(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Scattering coefficients of images [B, C, size, size]; float32, constant under gradients."""
         if images.shape[-1] != self.size or images.shape[-2] != self.size:
-            raise ValueError(f"images: got {tuple(images.shape[-2:])} pixels, this transform takes {self.size}x{self.size}")
+            got = tuple(images.shape[-2:])
+            raise ValueError(f"images: got {got} pixels, this transform takes {self.size}x{self.size}")
         # Small pieces stay in the processor's cache: three times faster than one piece of 256.
         return torch.cat([self._transform(piece) for piece in images.float().split(_PIECE)])
