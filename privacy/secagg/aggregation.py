@@ -17,7 +17,8 @@ __all__ = ["set_digest", "sum_contributions", "sum_digest"]
 
 
 def sum_contributions(params: CkksParameters, contributions: Sequence[Contribution]) -> list[bytes]:
-    """The ciphertexts of the sum of contributions that `accept_contributions` let through; their order is irrelevant.
+    """The ciphertexts of the sum of contributions that `accept_contributions` let through; their order is
+    irrelevant.
 
     Needs no key of any kind.
 

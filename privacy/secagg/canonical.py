@@ -12,7 +12,8 @@ __all__ = ["canonical_json", "parse_canonical"]
 def parse_canonical(data: bytes) -> dict[str, object]:
     """The object that `data` spells; raises ValueError unless it is the canonical spelling of a JSON object.
 
-    Repeated keys, spaces, NaN and over-deep nesting are not canonical. Callers bound the size of `data` first.
+    Repeated keys, spaces, NaN and over-deep nesting are not canonical. Callers bound the size of `data`
+    first.
     """
     try:
         value = json.loads(data.decode("ascii"))

@@ -2,8 +2,8 @@
 
 On the wire a ciphertext is nothing but its residues: two polynomials, each data prime, N unsigned 64-bit
 little-endian words. Scale, level and form are not transmitted but put in from the agreed parameters, so no
-sender can choose them, and a ciphertext is valid exactly if its size fits and each word is below its prime. That is
-checked here with plain comparisons; the library never parses a structure that came from the network.
+sender can choose them, and a ciphertext is valid exactly if its size fits and each word is below its prime.
+That is checked here with plain comparisons; the library never parses a structure that came from the network.
 
 Adding ciphertexts is adding residues modulo their primes.
 """
@@ -31,7 +31,8 @@ __all__ = [
 
 WORD = np.dtype("<u8")
 POLYNOMIALS = 2
-# Layout of the library's own format (Microsoft SEAL 4, tensors.proto of TenSEAL), written but never read from others.
+# Layout of the library's own format (Microsoft SEAL 4, tensors.proto of TenSEAL), written but never read from
+# others.
 SEAL_HEADER = struct.Struct("<HBBBBHQ")
 COMPRESSION_NONE = 0
 CIPHERTEXT_HEAD = struct.Struct("<4QBQQQdQ")
@@ -48,7 +49,7 @@ def data_primes(params: CkksParameters) -> tuple[int, ...]:
 
 
 def generate_keys(params: CkksParameters) -> tuple[bytes, bytes]:
-    """A fresh key pair from the operating system's randomness: (public context, context with the secret key)."""
+    """A fresh key pair, from the system's randomness: (public context, context with the secret key)."""
     import tenseal
 
     context = tenseal.context(
@@ -76,7 +77,9 @@ def load_context(data: bytes, params: CkksParameters, *, secret: bool = False) -
         probe = tenseal._ts_cpp.CKKSVector(context.data, [0.0], 2.0**params.scale_bits).ciphertext()[0]
         degree, primes = probe.poly_modulus_degree(), probe.coeff_modulus_size()
     except Exception as error:
-        raise AggregationError("encryption context: cannot be read; it is damaged or of another version") from error
+        raise AggregationError(
+            "encryption context: cannot be read; it is damaged or of another version"
+        ) from error
     if (degree, primes) != (params.poly_modulus_degree, params.primes_in_data):
         raise AggregationError("encryption context: its parameters are not the agreed ones")
     if has_secret != secret:
@@ -96,10 +99,12 @@ def encrypt_slots(context: Any, params: CkksParameters, values: list[float]) -> 
 
 
 def parse_residues(params: CkksParameters, data: bytes) -> np.ndarray:
-    """The words [2, primes, N] of one ciphertext; raises ValueError unless size and every residue are valid."""
+    """The words [2, primes, N] of a ciphertext; raises ValueError unless size and residues are valid."""
     if len(data) != params.ciphertext_bytes:
         raise ValueError("wrong size")
-    words = np.frombuffer(data, dtype=WORD).reshape(POLYNOMIALS, params.primes_in_data, params.poly_modulus_degree)
+    words = np.frombuffer(data, dtype=WORD).reshape(
+        POLYNOMIALS, params.primes_in_data, params.poly_modulus_degree
+    )
     if (words >= _prime_column(params)).any():
         raise ValueError("residue out of range")
     return words

@@ -1,8 +1,8 @@
 """A client's signed contribution to one encrypted sum, and every check it must pass before it is used.
 
-Layout: magic (8 bytes), header length (4, little-endian), header (canonical JSON), body length (4), body, Ed25519
-signature (64). The signature covers the header, and the header the SHA-256 of the body. All checks are made on bytes;
-no library parses anything that came from the network.
+Layout: magic (8 bytes), header length (4, little-endian), header (canonical JSON), body length (4), body,
+Ed25519 signature (64). The signature covers the header, and the header the SHA-256 of the body. All checks
+are made on bytes; no library parses anything that came from the network.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ CODES = (
 
 @dataclass(frozen=True)
 class ContributionHeader:
-    """What a contribution says of itself: who made it, for which sum, under which key, of how many integers."""
+    """What a contribution says of itself: by whom, for which sum, under which key, how many integers."""
 
     client: str
     run_id: str
@@ -110,7 +110,9 @@ class Contribution:
 def seal_contribution(header: ContributionHeader, ciphertexts: Sequence[bytes], key: SigningKey) -> bytes:
     """Frame and sign `ciphertexts` (of `encrypt_integers`) as one contribution."""
     body = frame_ciphertexts(ciphertexts)
-    text = canonical_json(_header_dict(header) | {"body": hashlib.sha256(body).hexdigest(), "schema_version": 1})
+    text = canonical_json(
+        _header_dict(header) | {"body": hashlib.sha256(body).hexdigest(), "schema_version": 1}
+    )
     if len(text) > MAX_HEADER:
         raise AggregationError(f"contribution header: {len(text)} bytes; its ids must be shorter")
     signature = key.sign(PURPOSE + text)
@@ -126,8 +128,8 @@ def open_contribution(data: bytes, expected: Expectation, roster: Mapping[str, b
         roster: client id -> 32-byte public key.
 
     Raises:
-        ContributionError: with a code of `CODES`, and the client it is attributed to: the sender if the transport
-            knows it, else the named client once its signature holds, else None.
+        ContributionError: with a code of `CODES`, and the client it is attributed to: the sender if the
+            transport knows it, else the named client once its signature holds, else None.
     """
     sender = expected.client
 
@@ -177,12 +179,13 @@ def accept_contributions(
 ) -> tuple[tuple[Contribution, ...], dict[str, str]]:
     """Sort a batch into contributions to be added and refused ones; the order of the batch does not matter.
 
-    A copy of an accepted contribution is counted once. Two different contributions that one client signed for the
-    same round are both refused. A forgery in the name of a client does not harm that client's own contribution.
+    A copy of an accepted contribution is counted once. Two different contributions that one client signed for
+    the same round are both refused. A forgery in the name of a client does not harm that client's own
+    contribution.
 
     Returns:
-        The accepted contributions by client id, at most one for a client; and the refusals: client id -> code, with
-        `contribution-<position>` in place of an id that is not established or already named.
+        The accepted contributions by client id, at most one for a client; and the refusals: client id ->
+        code, with `contribution-<position>` in place of an id that is not established or already named.
     """
     accepted: dict[str, Contribution] = {}
     conflicting: dict[str, set[str]] = {}

@@ -1,23 +1,26 @@
 """CKKS parameters for sums: which are safe, how large a sum they hold and how exactly it decodes.
 
-Only additions happen under encryption, so a ciphertext lives at one level: the *data modulus* is the product of all
-primes but the last, which serves encryption alone. Integers are scaled by 2^scale_bits and encoded in slots.
+Only additions happen under encryption, so a ciphertext lives at one level: the *data modulus* is the product
+of all primes but the last, which serves encryption alone. Integers are scaled by 2^scale_bits and encoded in
+slots.
 
-**Capacity.** A coefficient of the encoded polynomial is never larger than scale * max|slot|, and decodes right while
-it stays under half the data modulus. With 60 data bits and scale 2^28 this is |sum| <= 2^31 - 1. Beyond it values
-wrap silently.
+**Capacity.** A coefficient of the encoded polynomial is never larger than scale * max|slot|, and decodes
+right while it stays under half the data modulus. With 60 data bits and scale 2^28 this is |sum| <= 2^31 - 1.
+Beyond it values wrap silently.
 
-**Error.** Fresh encryption ends with a division by the last prime; what remains is rounding noise r0 + r1*s with r
-uniform in +-1/2 and a ternary secret s: variance (1 + 2N/3)/12 per coefficient, so that a slot of a sum of n
-ciphertexts is off with standard deviation d = sqrt(n * N/2 * (1 + 2N/3)/12) / scale. It is not Gaussian: |s| differs
-from slot to slot (exponential in the square) but is the same in all ciphertexts of a key, which makes the error of a
-random slot Laplace-distributed with tail exp(-sqrt(2) t / d). Double precision adds about |sum| * 2^-50.
+**Error.** Fresh encryption ends with a division by the last prime; what remains is rounding noise r0 + r1*s
+with r uniform in +-1/2 and a ternary secret s: variance (1 + 2N/3)/12 per coefficient, so that a slot of a
+sum of n ciphertexts is off with standard deviation d = sqrt(n * N/2 * (1 + 2N/3)/12) / scale. It is not
+Gaussian: |s| differs from slot to slot (exponential in the square) but is the same in all ciphertexts of a
+key, which makes the error of a random slot Laplace-distributed with tail exp(-sqrt(2) t / d). Double
+precision adds about |sum| * 2^-50.
 
-**Measured** with the defaults (N = 8192, [60, 60], scale 2^28; sums at +-max_sum, of random and of equal signs, all
-decoded exactly): largest error times 2^10 over 4096 slots is 0.04-0.06 for 2 contributors, 0.09-0.12 for 10, 0.39-0.52
-for 200 and 0.96 for 1000. The bound used here (one slot in 10^7 exceeds it) gives 0.09, 0.19, 0.84 and 1.88, so sums of
-up to 282 contributors keep the rounding step at 2^10 times the error. A single contribution holds |value| <= 2^30 - 1,
-since the encoder wants one bit more than a sum; a scale of 2^29 halves error and range.
+**Measured** with the defaults (N = 8192, [60, 60], scale 2^28; sums at +-max_sum, of random and of equal
+signs, all decoded exactly): largest error times 2^10 over 4096 slots is 0.04-0.06 for 2 contributors,
+0.09-0.12 for 10, 0.39-0.52 for 200 and 0.96 for 1000. The bound used here (one slot in 10^7 exceeds it) gives
+0.09, 0.19, 0.84 and 1.88, so sums of up to 282 contributors keep the rounding step at 2^10 times the error. A
+single contribution holds |value| <= 2^30 - 1, since the encoder wants one bit more than a sum; a scale of
+2^29 halves error and range.
 """
 
 from __future__ import annotations
@@ -31,8 +34,8 @@ from types import MappingProxyType
 from privacy.errors import AggregationError
 from privacy.secagg.canonical import canonical_json
 
-# Largest total modulus (bits) for 128-bit classical security with a ternary secret: Homomorphic Encryption Standard
-# (Albrecht et al. 2018), table 1.
+# Largest total modulus (bits) for 128-bit classical security with a ternary secret: Homomorphic Encryption
+# Standard (Albrecht et al. 2018), table 1.
 SECURITY_BITS = 128
 MAX_MODULUS_BITS: Mapping[int, int] = MappingProxyType(
     {2048: 54, 4096: 109, 8192: 218, 16384: 438, 32768: 881}
@@ -50,8 +53,8 @@ class CkksParameters:
 
     Args:
         poly_modulus_degree: N, a power of two from 2048 to 32768; a ciphertext holds N/2 integers.
-        coeff_mod_bits: bits of the primes, 20 to 60 each; the last one is used by encryption alone. Their total must
-            give 128-bit security at N.
+        coeff_mod_bits: bits of the primes, 20 to 60 each; the last one is used by encryption alone. Their
+            total must give 128-bit security at N.
         scale_bits: an integer is multiplied by 2^scale_bits before it is encoded.
 
     Raises:
@@ -66,7 +69,8 @@ class CkksParameters:
         object.__setattr__(self, "coeff_mod_bits", tuple(self.coeff_mod_bits))
         if self.poly_modulus_degree not in MAX_MODULUS_BITS:
             raise AggregationError(
-                f"poly_modulus_degree: {self.poly_modulus_degree!r}; must be one of {sorted(MAX_MODULUS_BITS)}"
+                f"poly_modulus_degree: {self.poly_modulus_degree!r}; must be one of "
+                f"{sorted(MAX_MODULUS_BITS)}"
             )
         if len(self.coeff_mod_bits) < 2 or any(
             type(bits) is not int or not 20 <= bits <= 60 for bits in self.coeff_mod_bits
@@ -166,12 +170,13 @@ class CkksParameters:
         """
         if isinstance(bound, bool) or not isinstance(bound, int) or not 1 <= bound <= self.max_sum:
             raise AggregationError(
-                f"magnitude bound: {bound!r} does not fit the encryption; it must be a whole number from 1 to "
-                f"{self.max_sum}; use a coarser grid or a smaller clip"
+                f"magnitude bound: {bound!r} does not fit the encryption; it must be a whole number "
+                f"from 1 to {self.max_sum}; use a coarser grid or a smaller clip"
             )
         if not 1 <= contributors <= self.max_contributors:
             raise AggregationError(
-                f"contributors: {contributors}; these parameters decode sums of 1 to {self.max_contributors} exactly"
+                f"contributors: {contributors}; these parameters decode sums of at most "
+                f"{self.max_contributors} (and at least 1) exactly"
             )
 
     def to_dict(self) -> dict[str, object]:
@@ -188,7 +193,9 @@ class CkksParameters:
         if not isinstance(values, Mapping) or set(values) != set(cls().to_dict()):
             raise AggregationError("parameters: must have poly_modulus_degree, coeff_mod_bits and scale_bits")
         if not isinstance(values["coeff_mod_bits"], list | tuple):
-            raise AggregationError(f"coeff_mod_bits: {values['coeff_mod_bits']!r}; must be a list of whole numbers")
+            raise AggregationError(
+                f"coeff_mod_bits: {values['coeff_mod_bits']!r}; must be a list of whole numbers"
+            )
         try:
             return cls(values["poly_modulus_degree"], tuple(values["coeff_mod_bits"]), values["scale_bits"])
         except TypeError as error:

@@ -1,0 +1,267 @@
+"""The key authority: a role of its own that holds the secret key of a run and decrypts sums, never anything
+else.
+
+It takes the clients' signed contributions, never a sum: anyone can encrypt under the public key, so a sum
+says nothing about who is in it. It checks each signature against the roster, adds them itself, stores which
+set it is about to decrypt, and decrypts that one set of a round. Keys live for one run. Only used slots leave
+it, rounded to whole numbers, at least 2^10 times the decoding error. That is a mitigation of key leakage
+through decryptions (Li and Micciancio, 2020/1533), not a proof against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from privacy.errors import AggregationError, LedgerError, LedgerRollback
+from privacy.heads import Anchor, Head
+from privacy.identity import KEY_BYTES, SigningKey
+from privacy.secagg.aggregation import set_digest, sum_contributions, sum_digest
+from privacy.secagg.ciphertexts import generate_keys
+from privacy.secagg.contribution import Contribution, Expectation, accept_contributions
+from privacy.secagg.packing import ImplausibleSum, decrypt_integers
+from privacy.secagg.parameters import CkksParameters
+from privacy.secagg.results import DecryptedSum, PublicKeyInfo, key_name, values_digest
+from privacy.secagg.vault import Vault, check_name
+
+__all__ = ["KeyAuthority"]
+
+FEWEST_CONTRIBUTORS = 2
+LONGEST_VECTOR = 2**27
+
+
+class KeyAuthority:
+    """The key authority on its own machine.
+
+    Args:
+        home: its directory; the only place where a secret key is ever written (mode 0600).
+        key: its signing identity, which clients pin in their policies.
+    """
+
+    def __init__(self, home: str | Path, key: SigningKey) -> None:
+        self._vault = Vault(Path(home))
+        self._key = key
+
+    def __repr__(self) -> str:
+        return f"KeyAuthority({str(self._vault.home)!r})"
+
+    @property
+    def public(self) -> bytes:
+        """Its 32-byte public signing key."""
+        return self._key.public
+
+    def open_run(
+        self,
+        run_id: str,
+        params: CkksParameters,
+        roster: Mapping[str, bytes],
+        min_contributors: int,
+        rounds: Mapping[str, int],
+    ) -> PublicKeyInfo:
+        """Fix the terms of a run and draw its key pair; asked again with the same terms, return the same key.
+
+        Args:
+            run_id: id of the run.
+            params: CKKS parameters; their capacity must fit all contributors.
+            roster: client id -> 32-byte public key, both distinct.
+            min_contributors: fewest valid contributions to decrypt a sum of, from 2 to the size of the
+            roster. rounds: round id -> integers in the vector; each is decrypted at most once.
+
+        Raises:
+            AggregationError: for terms out of range, other terms than before, or a closed run.
+        """
+        terms = _checked_terms(run_id, params, roster, min_contributors, rounds)
+        with self._vault.locked():
+            stored = self._vault.run(run_id)
+            if stored is None:
+                public, secret = generate_keys(params)
+                key_id = key_name(public)
+                signature = self._key.sign(PublicKeyInfo.message(run_id, params, key_id))
+                stored = {**terms, "key_id": key_id, "signature": signature.hex()}
+                self._vault.save_run(run_id, stored, public, secret)
+            elif {name: stored.get(name) for name in terms} != terms:
+                raise AggregationError(
+                    f"run {run_id}: is open on other terms (roster, parameters, rounds, minimum); "
+                    "use a new run id"
+                )
+            if self._vault.is_closed(run_id):
+                raise AggregationError(
+                    f"run {run_id}: is closed and its secret key destroyed; use a new run id"
+                )
+            public = self._vault.public_context(run_id)
+        info = PublicKeyInfo(
+            run_id, params, str(stored["key_id"]), public, bytes.fromhex(str(stored["signature"]))
+        )
+        info.check(self.public)
+        return info
+
+    def decrypt(
+        self, run_id: str, round_id: str, contributions: Sequence[bytes], magnitude_bound: int
+    ) -> DecryptedSum:
+        """Add the valid contributions and decrypt the sum of the round, once.
+
+        Args:
+            run_id, round_id: a round that the run was opened with.
+            contributions: signed contributions as the clients sent them, in any order.
+            magnitude_bound: largest |sum| that honest contributors can reach.
+
+        Returns:
+            The signed sum. The same set asked for again gives the stored one.
+
+        Raises:
+            AggregationError: unknown run or round; fewer than the minimum of valid contributions (nothing is
+                stored, more may be sent); another set or bound than the first time; or the round is aborted,
+                for good, because a slot of the sum is out of range or no whole number.
+        """
+        with self._vault.locked():
+            run = self._vault.run(run_id)
+            if run is None:
+                raise AggregationError(f"run {run_id}: is not open at this authority")
+            if check_name("round_id", round_id) not in run["rounds"]:
+                raise AggregationError(
+                    f"round {round_id}: is not among the rounds that run {run_id} was opened with"
+                )
+            where = f"round {round_id} of run {run_id}"
+            params = CkksParameters.from_dict(run["parameters"])
+            params.check_capacity(magnitude_bound, len(run["roster"]))
+            roster = {client: bytes.fromhex(public) for client, public in run["roster"].items()}
+            expected = Expectation(run_id, round_id, run["key_id"], params, run["rounds"][round_id])
+            accepted, rejected = accept_contributions(contributions, expected, roster)
+            if len(accepted) < run["min_contributors"]:
+                refused = "".join(f"; {client}: {code}" for client, code in rejected.items())
+                raise AggregationError(
+                    f"{where}: {len(accepted)} valid contributions, must be at least "
+                    f"{run['min_contributors']}{refused}"
+                )
+            request = {"schema_version": 1, "set": set_digest(accepted), "bound": magnitude_bound}
+            request["contributors"] = [contribution.header.client for contribution in accepted]
+            if self._vault.claim(run_id, round_id, request) != request:
+                raise AggregationError(f"{where}: another set of contributions was decrypted for it; refused")
+            if self._vault.outcome(run_id, round_id) is None:
+                self._decide(expected, accepted, rejected, magnitude_bound)
+            return self._decided(run_id, round_id)
+
+    def countersign(self, client: str, public: bytes, head: Head) -> Anchor:
+        """Confirm the newest head of a client's ledger, durably, so that an older copy can be told from it.
+
+        Args:
+            client: id of the ledger's owner.
+            public: its 32-byte public key.
+            head: the newest head of its ledger.
+
+        Raises:
+            LedgerError: if the head is not signed with `public`.
+            LedgerRollback: if a newer head was confirmed, or another one with the same number.
+        """
+        check_name("client", client)
+        with self._vault.locked():
+            anchors = self._vault.anchors()
+            anchor = Anchor.create(self._key, client, public, head)
+            if public.hex() in anchors:
+                last = Anchor.from_dict(anchors[public.hex()])
+                if last.authority != self.public or not last.is_authentic:
+                    raise LedgerError(f"stored anchor of {client}: is damaged; restore it from a backup")
+                if (head.sequence, head.digest) != (
+                    last.sequence,
+                    last.digest,
+                ) and head.sequence <= last.sequence:
+                    raise LedgerRollback(
+                        f"ledger of {client}: head {head.sequence} is offered, but another head with number "
+                        f"{last.sequence} was confirmed before; the ledger was rolled back or copied"
+                    )
+            self._vault.save_anchors({**anchors, public.hex(): anchor.to_dict()})
+        return anchor
+
+    def close_run(self, run_id: str) -> None:
+        """Destroy the secret key of a run; its stored sums remain. May be repeated."""
+        with self._vault.locked():
+            if self._vault.run(run_id) is None:
+                raise AggregationError(f"run {run_id}: is not open at this authority")
+            self._vault.destroy_secret(run_id)
+
+    def _decide(
+        self,
+        expected: Expectation,
+        accepted: Sequence[Contribution],
+        rejected: Mapping[str, str],
+        bound: int,
+    ) -> None:
+        """Decrypt the claimed set and store the sum, or that and why the round is aborted."""
+        run_id, round_id, params = expected.run_id, expected.round_id, expected.params
+        total = sum_contributions(params, accepted)
+        digest = sum_digest(accepted, total)
+        contributors = tuple(contribution.header.client for contribution in accepted)
+        outcome = {
+            "schema_version": 1,
+            "contributors": list(contributors),
+            "sum_digest": digest,
+            "rejected": dict(rejected),
+        }
+        secret = self._vault.secret_context(run_id)
+        try:
+            values = decrypt_integers(secret, params, total, expected.length, bound)
+        except ImplausibleSum as error:
+            self._vault.save_outcome(run_id, round_id, {**outcome, "aborted": str(error)}, b"")
+            return
+        message = DecryptedSum.message(
+            run_id, round_id, values_digest(values), contributors, digest, rejected
+        )
+        outcome["signature"] = self._key.sign(message).hex()
+        self._vault.save_outcome(run_id, round_id, outcome, values.astype("<i8").tobytes())
+
+    def _decided(self, run_id: str, round_id: str) -> DecryptedSum:
+        stored = self._vault.outcome(run_id, round_id)
+        outcome, values = stored
+        if outcome.get("aborted"):
+            raise AggregationError(f"round {round_id} of run {run_id} is aborted: {outcome['aborted']}")
+        return DecryptedSum(
+            run_id,
+            round_id,
+            np.frombuffer(values, dtype="<i8").astype(np.int64),
+            tuple(outcome["contributors"]),
+            outcome["sum_digest"],
+            outcome["rejected"],
+            bytes.fromhex(outcome["signature"]),
+        )
+
+
+def _checked_terms(
+    run_id: str,
+    params: CkksParameters,
+    roster: Mapping[str, bytes],
+    min_contributors: int,
+    rounds: Mapping[str, int],
+) -> dict[str, object]:
+    check_name("run_id", run_id)
+    for client, public in roster.items():
+        check_name("roster", client)
+        if not isinstance(public, bytes) or len(public) != KEY_BYTES:
+            raise AggregationError(f"roster: the public key of {client} must be {KEY_BYTES} bytes")
+    if len(set(roster.values())) != len(roster):
+        raise AggregationError("roster: two clients have the same public key; each needs its own")
+    if isinstance(min_contributors, bool) or not isinstance(min_contributors, int):
+        raise AggregationError(f"min_contributors: {min_contributors!r}; must be a whole number")
+    if not FEWEST_CONTRIBUTORS <= min_contributors <= len(roster):
+        raise AggregationError(
+            f"min_contributors: {min_contributors}; must be from {FEWEST_CONTRIBUTORS} to the {len(roster)} "
+            "clients of the roster, as the contribution of a single client is never decrypted"
+        )
+    params.check_capacity(1, len(roster))
+    if not rounds:
+        raise AggregationError("rounds: none; name at least one sum")
+    for round_id, length in rounds.items():
+        check_name("rounds", round_id)
+        if isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= LONGEST_VECTOR:
+            raise AggregationError(
+                f"rounds: length {length!r} of {round_id}; must be from 1 to {LONGEST_VECTOR}"
+            )
+    return {
+        "schema_version": 1,
+        "run_id": run_id,
+        "parameters": params.to_dict(),
+        "roster": {client: public.hex() for client, public in roster.items()},
+        "min_contributors": min_contributors,
+        "rounds": dict(rounds),
+    }
