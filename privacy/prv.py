@@ -28,6 +28,7 @@ from opacus.accountants.analysis.prv import (
     compute_safe_domain_size,
     discretize,
 )
+from scipy.fft import next_fast_len
 from scipy.special import ndtr
 
 from privacy.accounting import gaussian_epsilon
@@ -113,7 +114,9 @@ def _prv_epsilon(history: list[tuple[float, float, int]], delta: float, scale: f
     error = max(wanted, 2 * reach * per_error / _LARGEST_MESH)
     if error > max(_SMALLEST_ERROR, _LARGEST_ERROR * scale) or reach > _LARGEST_LOSS:
         return math.inf  # the Renyi bound is tighter
-    domain = Domain.create_aligned(-reach, reach, error / per_error)
+    step = error / per_error
+    half = next_fast_len(math.ceil(reach / step) + 1, real=True)  # a wider domain that transforms fast
+    domain = Domain.create_aligned(-(half - 1.5) * step, (half - 1.5) * step, step)
     bounds = []
     for variables in (removed, added):
         cut = [TruncatedPrivacyRandomVariable(v, domain.t_min, domain.t_max) for v in variables]
