@@ -61,9 +61,7 @@ class Chain:
     unterminated: bool
 
 
-def sign_entry(
-    key: SigningKey, last: Entry | None, time: str, kind: str, body: Mapping[str, Any]
-) -> Entry:
+def sign_entry(key: SigningKey, last: Entry | None, time: str, kind: str, body: Mapping[str, Any]) -> Entry:
     """The entry that follows `last`, signed by the owner of the ledger."""
     sequence = 0 if last is None else last.sequence + 1
     previous = "" if last is None else line_hash(last.line)
@@ -132,9 +130,7 @@ def _is_closed(tail: bytes) -> bool:
     return True
 
 
-def _content(
-    sequence: int, previous: str, time: str, kind: str, body: Mapping[str, Any]
-) -> dict[str, Any]:
+def _content(sequence: int, previous: str, time: str, kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
     return {"body": dict(body), "kind": kind, "previous": previous, "sequence": sequence, "time": time}
 
 
