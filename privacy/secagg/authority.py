@@ -30,6 +30,7 @@ __all__ = ["KeyAuthority"]
 
 FEWEST_CONTRIBUTORS = 2
 LONGEST_VECTOR = 2**27
+NAMED_IN_ERROR = 10  # refused contributions listed in one line
 
 
 class KeyAuthority:
@@ -130,7 +131,9 @@ class KeyAuthority:
             expected = Expectation(run_id, round_id, run["key_id"], params, run["rounds"][round_id])
             accepted, rejected = accept_contributions(contributions, expected, roster)
             if len(accepted) < run["min_contributors"]:
-                refused = "".join(f"; {client}: {code}" for client, code in rejected.items())
+                refused = "".join(
+                    f"; {client}: {code}" for client, code in list(rejected.items())[:NAMED_IN_ERROR]
+                )
                 raise AggregationError(
                     f"{where}: {len(accepted)} valid contributions, must be at least "
                     f"{run['min_contributors']}{refused}"

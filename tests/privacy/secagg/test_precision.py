@@ -1,7 +1,7 @@
 """The decoding error of the default parameters, and that full-size sums are fast.
 
-The error depends on the key and is heavy-tailed: one slot in 10^7 exceeds the bound, so a test of a few thousand
-slots fails by chance about once in 1000 runs.
+The error depends on the key and is heavy-tailed: one slot in 10^7 exceeds the bound, so a test of 4096
+slots fails by chance about once in 2000 runs.
 """
 
 from __future__ import annotations
