@@ -44,6 +44,11 @@ def _check_data(config: RunConfig) -> None:
             )
         if data.test_fraction > 0:
             raise UserError(f"data.test_fraction is only for folders, not for {data.dataset}: remove it")
+    if data.test_visibility is not None and data.test_path is None:
+        raise UserError("data.test_visibility is set but data.test_path is not: give the folder, or remove it")
+    names = data.class_names
+    if names is not None and (len(names) < 2 or len(set(names)) < len(names)):
+        raise UserError(f"data.class_names = {', '.join(names)}: needs at least 2 names, all different")
     if data.clients_from == "csv" and data.csv is None:
         raise UserError("data.csv is missing: data.clients_from = 'csv' needs a table of files and clients")
     if data.csv is not None and data.clients_from != "csv":
@@ -83,6 +88,10 @@ def _check_private(config: RunConfig) -> None:
     if data.test_fraction > 0:
         raise UserError(
             "data.test_fraction holds out private records, whose metrics may not leave a client: set it to 0"
+        )
+    if data.limit is not None:
+        raise UserError(
+            "data.limit is for public data only: which private records it keeps would hang on all of them"
         )
     if privacy.insecure_reproducible_noise:
         raise UserError("privacy.insecure_reproducible_noise = true is for public data only: set it to false")

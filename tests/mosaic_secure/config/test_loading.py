@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import json
+import math
+
+import pydantic
+import pytest
+
+from mosaic_secure.config import RunConfig, config_hash, config_names, load_config
+from mosaic_secure.errors import UserError
+
+PRIVATE_FOLDER = {
+    "data.path": "images",
+    "data.class_names": "cat,dog",
+    "data.declared_records": "40",
+    "data.population": "pets",
+}
+
+
+def refusal(overrides, name="digits") -> str:
+    with pytest.raises(UserError) as caught:
+        load_config(name, overrides)
+    line = str(caught.value)
+    assert "\n" not in line
+    return line
+
+
+def test_every_ready_configuration_is_valid():
+    assert set(config_names()) == {
+        "digits",
+        "mnist",
+        "fashion_mnist",
+        "cifar10",
+        "cifar10_subset",
+        "pneumonia",
+        "folder",
+    }
+    for name in config_names():
+        config = load_config(name, PRIVATE_FOLDER if name == "folder" else None)
+        assert config.data.dataset == name
+
+
+@pytest.mark.parametrize("name", ["digits", "fashion_mnist"])
+def test_ready_configurations_keep_the_learned_parts_real(name):
+    shares = load_config(name).privacy.shares
+    assert shares.classifier >= 0.15
+    assert shares.generator >= 0.15
+
+
+def test_default_architectures_form_a_group_of_two_and_one_of_one():
+    sizes = sorted(len(group) for group in load_config("digits").architecture_groups.values())
+    assert sizes[0] == 1
+    assert 2 in sizes
+
+
+@pytest.mark.parametrize("epsilon", ["4", "inf"])
+def test_a_configuration_survives_json(epsilon):
+    config = load_config("digits", {"privacy.epsilon": epsilon, "data.declared_records": 30})
+    text = json.dumps(config.to_dict(), allow_nan=False)
+    assert RunConfig.from_dict(json.loads(text)) == config
+
+
+def test_infinite_epsilon_is_written_as_a_word():
+    config = load_config("digits", {"privacy.epsilon": "inf"})
+    assert math.isinf(config.privacy.epsilon)
+    assert config.no_noise
+    assert config.to_dict()["privacy"]["epsilon"] == "inf"
+
+
+def test_hash_covers_what_decides_the_result_and_nothing_else():
+    base = config_hash(load_config("digits"))
+    assert config_hash(load_config("digits")) == base
+    assert config_hash(load_config("digits", {"engine.workers": 2, "engine.name": "simulation"})) == base
+    assert config_hash(load_config("digits", {"data.root": "/elsewhere"})) == base
+    for key, value in {"seed": 1, "privacy.delta": 1e-5, "partition.alpha": 0.2, "engine.device": "cpu"}.items():
+        assert config_hash(load_config("digits", {key: value})) != base
+
+
+def test_overrides_read_text_as_the_command_line_gives_it():
+    config = load_config(
+        "digits",
+        {
+            "privacy.delta": "1e-5",
+            "clients.architectures": "cnn, mlp",
+            "gate.enabled": "False",
+            "partition.seed": "none",
+            "data.population": "2024",
+            "privacy": {"epsilon": ".5"},
+            "global_model.options.width": "24",
+        },
+    )
+    assert config.privacy.delta == 1e-5
+    assert config.privacy.epsilon == 0.5
+    assert config.privacy.trust == "local"
+    assert config.clients.architectures == ("cnn", "mlp")
+    assert not config.gate.enabled
+    assert config.partition.seed is None
+    assert config.data.population == "2024"
+    assert config.global_model.options == {"width": 24}
+
+
+def test_a_configuration_cannot_be_changed():
+    config = load_config("digits")
+    with pytest.raises(pydantic.ValidationError):
+        config.privacy.epsilon = 100.0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"privacy.epsilom": "4"}, ["privacy.epsilom: unknown", "did you mean privacy.epsilon?"]),
+        ({"epsilon": "4"}, ["epsilon: unknown", "privacy.epsilon"]),
+        ({"privacy": {"epsilom": 4}}, ["privacy.epsilom: unknown", "privacy.epsilon"]),
+        ({"nothing.like.it": 1}, ["nothing.like.it: unknown"]),
+        ({"privacy.epsilon": "0"}, ["privacy.epsilon = 0", "greater than 0"]),
+        ({"privacy.epsilon": "-1"}, ["privacy.epsilon", "greater than 0"]),
+        ({"privacy.epsilon": "nan"}, ["privacy.epsilon = nan", "greater than 0"]),
+        ({"privacy.epsilon": "four"}, ["privacy.epsilon = 'four'", "number"]),
+        ({"privacy.epsilon": "true"}, ["privacy.epsilon", "number"]),
+        ({"privacy.delta": "0"}, ["privacy.delta = 0", "above 0 and below 1"]),
+        ({"privacy.delta": "1"}, ["privacy.delta = 1", "above 0 and below 1"]),
+        ({"privacy.delta": "inf"}, ["privacy.delta = inf", "finite number"]),
+        ({"data.dataset": "mnits"}, ["data.dataset = 'mnits'", "'mnist'"]),
+        ({"partition.alpha": "0"}, ["partition.alpha = 0", "above 0"]),
+        ({"distill.steps": "1.5"}, ["distill.steps = 1.5", "whole number at least 1"]),
+        ({"clients.count": "1"}, ["clients.count = 1", "at least 2"]),
+        ({"engine.device": "gpu"}, ["engine.device = 'gpu'", "'cuda'"]),
+        ({"privacy.shares": "5"}, ["privacy.shares = 5", "section"]),
+        ({"data.declared_records": "many"}, ["data.declared_records = 'many'", "whole number"]),
+    ],
+)
+def test_refusals_name_the_field_the_value_and_what_is_right(overrides, words):
+    line = refusal(overrides)
+    for word in words:
+        assert word in line
+
+
+def test_unknown_names_and_broken_files(tmp_path):
+    assert "digits" in refusal({}, "nope")
+    assert "no such file" in refusal({}, str(tmp_path / "absent.toml"))
+    broken = tmp_path / "broken.toml"
+    broken.write_text("[privacy\nepsilon = 4")
+    assert "not valid TOML" in refusal({}, str(broken))
+    broken.write_bytes(b"\xff\xfe")
+    assert "not valid TOML" in refusal({}, broken)
+
+
+def test_a_file_of_ones_own_needs_only_what_differs(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('[privacy]\nepsilon = "inf"\n')
+    assert load_config(path).no_noise
