@@ -11,13 +11,13 @@ import numpy as np
 from mosaic_secure.errors import UserError
 from mosaic_secure.runs.encoding import (
     SCHEMA_VERSION,
-    canonical_json,
     jsonable,
     parse_json,
     parse_tensors,
     sha256,
     tensor_bytes,
 )
+from privacy.canonical import canonical_json
 
 
 def pack(name: str, tensors: Mapping[str, Any], meta: Mapping[str, Any]) -> bytes:

@@ -57,12 +57,6 @@ def json_line(record: Mapping[str, Any]) -> bytes:
     return (json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n").encode()
 
 
-def canonical_json(record: Any) -> bytes:
-    """The one byte string that stands for a value of JSON: sorted keys, no spaces."""
-    content = jsonable(record)
-    return json.dumps(content, sort_keys=True, allow_nan=False, separators=(",", ":")).encode()
-
-
 def parse_json(data: bytes, name: str) -> dict[str, Any]:
     """Read a JSON object.
 

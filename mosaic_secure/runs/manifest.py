@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mosaic_secure.errors import UserError
-from mosaic_secure.runs.encoding import canonical_json, json_document, jsonable, parse_json, sha256
+from mosaic_secure.runs.encoding import json_document, jsonable, parse_json, sha256
+from privacy.canonical import canonical_json
 from privacy.storage import write_durably
 
 MANIFEST = "manifest.json"

@@ -1,0 +1,10 @@
+"""Lets `python -m cli` stand for `mosaic-secure`."""
+
+from __future__ import annotations
+
+import sys
+
+from cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""`mosaic-secure train`: run the federation and leave a sealed run directory."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli import options
+from cli.errors import Interrupted, terminate_as_interrupt
+from cli.output import print_facts, print_json, print_table
+
+if TYPE_CHECKING:
+    from mosaic_secure.config import RunConfig
+
+EXAMPLE = "Example: mosaic-secure train --epsilon 4 --out runs/first"
+
+
+def train(
+    epsilon: options.Epsilon = None,
+    delta: options.Delta = None,
+    config: options.Config = None,
+    data_root: options.DataRoot = None,
+    clients: options.Clients = None,
+    partition: options.Partition = None,
+    alpha: options.Alpha = None,
+    trust: options.Trust = None,
+    method: options.Method = None,
+    ablate: Annotated[bool, typer.Option("--ablate", help="Measure what each part is worth.")] = False,
+    seed: options.Seed = None,
+    device: options.Device = None,
+    engine: options.Engine = None,
+    ledger_dir: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where clients keep keys and ledgers.", rich_help_panel=options.RUN),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN", help="The run directory; default: a fresh one.", rich_help_panel=options.RUN
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue the run in --out.", rich_help_panel=options.RUN),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print plan and cost, and stop.", rich_help_panel=options.RUN),
+    ] = False,
+    settings: options.Set = None,
+    json: options.Json = False,
+) -> None:
+    """Train one classifier from data that no client shows to another, within a privacy budget."""
+    fields = options.overrides(
+        settings,
+        privacy__epsilon=epsilon,
+        privacy__delta=delta,
+        privacy__trust=trust,
+        data__root=data_root,
+        clients__count=clients,
+        partition__kind=partition,
+        partition__alpha=alpha,
+        method=method,
+        seed=seed,
+        engine__device=device,
+        engine__name=engine,
+    )
+    chosen = _configuration(config, fields, out, resume)
+    if dry_run:
+        from cli.budget import show_plan
+
+        show_plan(chosen, json)
+        return
+    result = _run(chosen, out, resume, ledger_dir, ablate)
+    _show(result, json)
+
+
+def _configuration(name: str | None, fields: Mapping[str, Any], out: Path | None, resume: bool) -> RunConfig:
+    if not resume:
+        return options.configuration(name, fields)
+    from mosaic_secure.errors import UserError
+    from mosaic_secure.runs.resume import PLACES, stored_config
+
+    if out is None:
+        raise UserError("--resume: needs --out with the directory of the run to continue")
+    if name is None and fields.keys() <= PLACES and out.exists():
+        return options.warned(stored_config(out, fields))
+    return options.configuration(name, fields)
+
+
+def _run(config: RunConfig, out: Path | None, resume: bool, ledger_dir: Path | None, ablate: bool) -> Any:
+    from cli.progress import shown
+    from mosaic_secure.runs.directory import default_run_path
+
+    run = out or default_run_path()
+    try:
+        with terminate_as_interrupt(), shown() as progress:
+            from mosaic_secure.engine.local import train as run_federation
+
+            return run_federation(
+                config, out=run, resume=resume, ledger_dir=ledger_dir, progress=progress, ablate=ablate
+            )
+    except KeyboardInterrupt:
+        raise Interrupted(how_to_resume(run, ledger_dir)) from None
+
+
+def how_to_resume(run: Path, ledger_dir: Path | None) -> str:
+    """The line that tells how an interrupted run goes on."""
+    from mosaic_secure.runs.directory import MANIFEST
+
+    if not (run / MANIFEST).exists():
+        return "interrupted before the run began; there is nothing to resume"
+    command = ["mosaic-secure", "train", "--resume", "--out", str(run)]
+    if ledger_dir is not None:
+        command += ["--ledger-dir", str(ledger_dir)]
+    return f"interrupted; resume with: {shlex.join(command)}"
+
+
+def _show(result: Any, json: bool) -> None:
+    record = result.to_dict()
+    table = record.get("ablation")
+    if table:
+        print_table(table)
+        print()
+    print_facts({name: value for name, value in record.items() if not isinstance(value, list | dict)})
+    if json:
+        print_json(record)
