@@ -45,7 +45,7 @@ def _check_data(config: RunConfig) -> None:
         if data.test_fraction > 0:
             raise UserError(f"data.test_fraction is only for folders, not for {data.dataset}: remove it")
     if data.test_visibility is not None and data.test_path is None:
-        raise UserError("data.test_visibility is set but data.test_path is not: give the folder, or remove it")
+        raise UserError("data.test_visibility is set but data.test_path is not: give it, or remove both")
     names = data.class_names
     if names is not None and (len(names) < 2 or len(set(names)) < len(names)):
         raise UserError(f"data.class_names = {', '.join(names)}: needs at least 2 names, all different")
@@ -179,11 +179,13 @@ def _check_parts(config: RunConfig) -> None:
     prototypes = config.prototypes
     if (prototypes.rounds > 0) != (prototypes.gradient_share > 0):
         raise UserError(
-            f"prototypes.rounds = {prototypes.rounds} but prototypes.gradient_share = {prototypes.gradient_share:g}: "
-            "gradient rounds need a share, and a share needs rounds"
+            f"prototypes.rounds = {prototypes.rounds} but prototypes.gradient_share = "
+            f"{prototypes.gradient_share:g}: gradient rounds need a share, and a share needs rounds"
         )
     if prototypes.centre_share + prototypes.gradient_share >= 1:
-        raise UserError("prototypes.centre_share + prototypes.gradient_share leave nothing for the moments: keep it below 1")
+        raise UserError(
+            "prototypes.centre_share + prototypes.gradient_share leave nothing for the moments: keep it below 1"
+        )
     if config.gate.dim % config.gate.heads:
         raise UserError(f"gate.dim = {config.gate.dim}: must be a multiple of gate.heads")
     distill = config.distill

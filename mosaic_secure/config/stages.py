@@ -25,9 +25,9 @@ class BlockWeights(Section):
 class PrototypesConfig(Section):
     """The encrypted sums of encoded records, and the rounds that refine the prototype expert.
 
-    A code is a block of ``dim`` features beside the image pooled to ``image_size`` x ``image_size`` pixels, which
-    holds ``pixel_weight`` of the squared norm and from which synthetic images are drawn. Three kinds of release
-    share the prototypes' part of mu^2: ``centre_share`` of it finds the mean code (0: not released),
+    A code is a block of ``dim`` features beside the image pooled to ``image_size`` x ``image_size`` pixels,
+    which holds ``pixel_weight`` of the squared norm and from which synthetic images are drawn. Three kinds of
+    release share the prototypes' part of mu^2: ``centre_share`` of it finds the mean code (0: not released),
     ``gradient_share`` pays for ``rounds`` gradient rounds together, and the moments take the rest.
     ``step`` and ``momentum`` drive the preconditioned gradient steps; ``ridge`` multiplies the ridge that the
     noise level implies; ``average``: the last part of the rounds whose iterates are averaged.

@@ -23,6 +23,7 @@ _COLOURS = (
     "#5b4a9c",
     "#7a5c3e",
 )
+_HATCHES = (None, "///", "...", "xxx")
 _MAX_NAMED_CLASSES = 30
 _INCHES_PER_CLIENT = 0.34
 
@@ -76,7 +77,9 @@ def draw_label_counts(
         The picture as PNG.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.collections import PolyCollection
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
     counts = np.asarray(counts, dtype=float)
     clients, classes = counts.shape
@@ -85,29 +88,32 @@ def draw_label_counts(
     axes = figure.add_subplot()
     rows = np.arange(clients)
     left = np.zeros(clients)
+    handles = []
     for number, name in enumerate(class_names):
-        axes.barh(
-            rows,
-            counts[:, number],
-            left=left,
-            height=0.78,
-            color=_COLOURS[number % len(_COLOURS)],
-            hatch=("", "///", "...", "xxx")[number // len(_COLOURS) % 4],
-            edgecolor="white",
-            linewidth=0.6,
-            label=name if number < _MAX_NAMED_CLASSES else None,
-        )
-        left += counts[:, number]
+        look = {
+            "facecolor": _COLOURS[number % len(_COLOURS)],
+            "hatch": _HATCHES[number // len(_COLOURS) % len(_HATCHES)],
+            "edgecolor": "white",
+            "linewidth": 0.6,
+        }
+        right = left + counts[:, number]
+        held = np.flatnonzero(right > left)
+        x = np.stack([left, right, right, left], axis=1)
+        y = rows[:, None] + np.array([-0.39, -0.39, 0.39, 0.39])
+        axes.add_collection(PolyCollection(np.stack([x, y], axis=2)[held], **look))
+        handles.append(Patch(label=name, **look))
+        left = right
     for row, total in enumerate(left):
         axes.annotate(f" {total:,.0f}", (total, row), va="center", fontsize=8, color="#333333")
     axes.set_yticks(rows, client_names, fontsize=8 if clients <= 40 else 5)
-    axes.invert_yaxis()
+    axes.set_ylim(clients - 0.4, -0.6)
     axes.set_xlim(0, max(1.0, left.max()) * 1.1)
     axes.set_xlabel("records")
     axes.set_title(title, fontsize=10, loc="left")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     figure.legend(
+        handles=handles[:_MAX_NAMED_CLASSES],
         loc="outside right upper",
         fontsize=8,
         frameon=False,

@@ -127,7 +127,10 @@ DISTRIBUTED = {"privacy.trust": "distributed"}
     [
         ({"privacy.honest_clients": 3}, "privacy.trust is 'local'"),
         ({**DISTRIBUTED, "privacy.honest_clients": 5}, "at most 4 of 5"),
-        ({**DISTRIBUTED, "privacy.honest_clients": 3, "privacy.min_contributors": 3}, "honest_clients + colluding"),
+        (
+            {**DISTRIBUTED, "privacy.honest_clients": 3, "privacy.min_contributors": 3},
+            "honest_clients + colluding",
+        ),
         ({**DISTRIBUTED, "privacy.colluding_clients": 5}, "no honest client"),
         ({"privacy.min_contributors": 6}, "at most 5"),
         ({"privacy.min_contributors": 5, "privacy.allowed_dropouts": 1}, "at most 4"),

@@ -72,7 +72,12 @@ def test_hash_covers_what_decides_the_result_and_nothing_else():
     assert config_hash(load_config("digits")) == base
     assert config_hash(load_config("digits", {"engine.workers": 2, "engine.name": "simulation"})) == base
     assert config_hash(load_config("digits", {"data.root": "/elsewhere"})) == base
-    for key, value in {"seed": 1, "privacy.delta": 1e-5, "partition.alpha": 0.2, "engine.device": "cpu"}.items():
+    for key, value in {
+        "seed": 1,
+        "privacy.delta": 1e-5,
+        "partition.alpha": 0.2,
+        "engine.device": "cpu",
+    }.items():
         assert config_hash(load_config("digits", {key: value})) != base
 
 
