@@ -1,4 +1,4 @@
-"""What the documents name exists: files, links, commands, options; and the two set-up commands stand alone."""
+"""What the documents name exists: files, links, commands, options; the set-up commands stand alone."""
 
 from __future__ import annotations
 
