@@ -1,8 +1,8 @@
 """Run a `mosaic-secure train ...` command for several seeds and write down what it cost and what it reached.
 
-Time counts from the start of the process to its end. Memory is that of the whole process tree, sampled: the sum
-of proportional set sizes (shared pages count once, which is what the machine must have) and, beside it, the sum
-of resident set sizes (shared pages count in every process). Linux only.
+Time counts from the start of the process to its end. Memory is that of the whole process tree, sampled:
+the sum of proportional set sizes (shared pages count once, which is what the machine must have) and, beside
+it, the sum of resident set sizes (shared pages count in every process). Linux only.
 
     python benchmarks/measure.py digits_eps4 --seeds 0,1,2 -- train --epsilon 4
 """
