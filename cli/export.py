@@ -19,7 +19,10 @@ def export(
     to: Annotated[Path, typer.Option(metavar="FILE", help="The file to write.")],
     json: options.Json = False,
 ) -> None:
-    """Write the global model as one file, checked against PyTorch."""
+    """Write the global model as one file, checked against PyTorch.
+
+    RUN is a run directory.
+    """
     from mosaic_secure.runs.export import export as export_model
 
     report = export_model(run, format, to)

@@ -23,15 +23,15 @@ app = typer.Typer(
     epilog=SHOW_EXAMPLE,
 )
 
-Place = Annotated[
-    Path,
-    typer.Argument(metavar="PATH", help="A ledger.jsonl, or a directory with ledgers anywhere under it."),
-]
+Place = Annotated[Path, typer.Argument(metavar="PATH")]
 
 
 @app.command(epilog=SHOW_EXAMPLE)
 def show(path: Place, json: options.Json = False) -> None:
-    """Print what each run has spent, and the sum over a client's life."""
+    """Print what each run has spent, and the sum over a client's life.
+
+    PATH is a ledger.jsonl, or a directory with ledgers anywhere under it.
+    """
     from privacy.errors import LedgerDamaged
     from privacy.ledger_check import verify as check
 
@@ -52,7 +52,10 @@ def show(path: Place, json: options.Json = False) -> None:
 
 @app.command(epilog=VERIFY_EXAMPLE)
 def verify(path: Place, json: options.Json = False) -> None:
-    """Check chain, signatures and anchor of each ledger; exit status 3 if one fails."""
+    """Check chain, signatures and anchor of each ledger; exit status 3 if one fails.
+
+    PATH is a ledger.jsonl, or a directory with ledgers anywhere under it.
+    """
     from privacy.ledger_check import verify as check
 
     records = []

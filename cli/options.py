@@ -69,7 +69,7 @@ Set = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Any other field of the configuration; repeatable."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="End standard output with one JSON object.")]
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.", show_default=False)]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", show_default=False)]
 
 
 def overrides(settings: list[str] | None, **named: str | None) -> dict[str, Any]:

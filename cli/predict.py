@@ -15,15 +15,13 @@ EXAMPLE = "Example: mosaic-secure predict runs/first digit.png more-digits.npz"
 
 def predict(
     run: options.RunPath,
-    paths: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="PATHS...", help="Pictures (png, jpg), arrays (npy, npz), or folders of them."
-        ),
-    ],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATHS...")],
     json: options.Json = False,
 ) -> None:
-    """Print the class of each image and how sure the model is."""
+    """Print the class of each image and how sure the model is.
+
+    RUN is a run directory; PATHS are pictures (png, jpg), arrays (npy, npz), or folders of them.
+    """
     from mosaic_secure.runs.images import find_files, read_images
     from mosaic_secure.runs.predictor import load
 

@@ -20,7 +20,10 @@ def synth(
     seed: Annotated[int, typer.Option(metavar="NUMBER", help="Another seed, other images.")] = 0,
     json: options.Json = False,
 ) -> None:
-    """Write synthetic images as a PNG grid and an .npz; this costs no privacy."""
+    """Write synthetic images as a PNG grid and an .npz; this costs no privacy.
+
+    RUN is a run directory.
+    """
     from mosaic_secure.runs import synthesis
 
     written = synthesis.write(synthesis.draw(run, count, seed), to)

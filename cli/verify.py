@@ -12,7 +12,10 @@ EXAMPLE = "Example: mosaic-secure verify runs/first"
 
 
 def verify(run: options.RunPath, json: options.Json = False) -> None:
-    """Check every file of a run against its manifest and every message against the trust map."""
+    """Check every file of a run against its manifest and every message against the trust map.
+
+    RUN is a run directory.
+    """
     from mosaic_secure.runs.verify import verify as verify_run
 
     report = verify_run(run)
