@@ -15,6 +15,12 @@ from privacy.storage import write_durably
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64
 
+# Keys of small order verify signatures that nobody made. The curve has eight such points; these are their y
+# coordinates (RFC 8032, section 5.1), the last two solving d y^4 + 2 y^2 = 1 (double the point, set y to 0).
+_PRIME = 2**255 - 19
+_ORDER_8 = 0x5FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
+_SMALL_ORDER = frozenset({0, 1, _PRIME - 1, _ORDER_8, _PRIME - _ORDER_8})
+
 
 class SigningKey:
     """A party's secret signing key, kept in a file of mode 0600 that only this party can read.
@@ -82,7 +88,7 @@ def verify(public: bytes, signature: bytes, message: bytes) -> bool:
 
     Anything malformed is simply not a valid signature: the answer is False, never an exception.
     """
-    if len(public) != KEY_BYTES or len(signature) != SIGNATURE_BYTES:
+    if len(public) != KEY_BYTES or len(signature) != SIGNATURE_BYTES or _has_small_order(public):
         return False
     try:
         Ed25519PublicKey.from_public_bytes(bytes(public)).verify(bytes(signature), bytes(message))
@@ -94,6 +100,11 @@ def verify(public: bytes, signature: bytes, message: bytes) -> bool:
 def fingerprint(public: bytes) -> str:
     """A short name of a public key for people: the first 16 hex digits of its SHA-256."""
     return hashlib.sha256(public).hexdigest()[:16]
+
+
+def _has_small_order(public: bytes) -> bool:
+    y = int.from_bytes(public, "little") & ((1 << 255) - 1)  # the top bit is the sign of x
+    return y % _PRIME in _SMALL_ORDER
 
 
 def _secret_bytes(key: Ed25519PrivateKey) -> bytes:

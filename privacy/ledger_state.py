@@ -113,7 +113,7 @@ class RunState:
 
 
 class LedgerState:
-    """The runs of a ledger after some entries. `apply` follows one entry; the caller has checked its chain."""
+    """The runs of a ledger after some entries. The caller has checked that the entries form a chain."""
 
     def __init__(self) -> None:
         self.owner: dict[str, Any] | None = None

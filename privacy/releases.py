@@ -1,8 +1,8 @@
 """A release is made once: charged before its noise is drawn, stored before it is sent, replayed ever after.
 
 Per release, in this order, each step durable before the next: a fresh secret, the ledger entry, the bytes,
-and the hash of the bytes in the ledger. A crash after any of them wastes nothing but time: the noise comes from
-the secret alone, so a recomputation gives the same bytes, and what was once sent is never replaced by others.
+and the hash of the bytes in the ledger. A crash after any of them wastes only time: the noise comes from the
+secret alone, a recomputation gives the same bytes, and what was sent is never replaced by others.
 """
 
 from __future__ import annotations

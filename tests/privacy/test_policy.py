@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from privacy.budget import BudgetPlan, PlannedRelease
+from privacy.errors import BudgetError
+from privacy.policy import ClientPolicy
+
+from .ledger_cases import make_plan, make_policy
+
+KEYS = {f"client-{i}": f"{i:064x}" for i in range(1, 5)}
+
+names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
+caps = st.floats(min_value=1e-6, allow_nan=False, allow_infinity=True)
+
+
+@given(
+    population=names,
+    per_run=caps,
+    lifetime=caps,
+    delta=st.floats(min_value=1e-300, max_value=1.0),
+    allowed=st.frozensets(names, max_size=4),
+    roster=st.dictionaries(names, st.binary(min_size=32, max_size=32).map(bytes.hex), max_size=3),
+    insecure=st.booleans(),
+)
+def test_a_policy_survives_its_file(
+    tmp_path_factory, population, per_run, lifetime, delta, allowed, roster, insecure
+):
+    if len(set(roster.values())) != len(roster):
+        return
+    policy = ClientPolicy(population, per_run, lifetime, delta, allowed, 3, roster, "ab" * 32, insecure)
+    path = tmp_path_factory.mktemp("policy") / "policy.toml"
+    policy.save(path)
+    assert ClientPolicy.load(path) == policy
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("population", "../up"),
+        ("population", ""),
+        ("max_epsilon_per_run", 0.0),
+        ("max_epsilon_per_run", math.nan),
+        ("max_epsilon_lifetime", -1.0),
+        ("max_epsilon_lifetime", "4"),
+        ("max_delta_lifetime", 0.0),
+        ("max_delta_lifetime", 1.5),
+        ("min_contributors", 0),
+        ("min_contributors", 2.5),
+        ("roster", {"client-0": "abc"}),
+        ("roster", {"a": "11" * 32, "b": "11" * 32}),
+        ("authority", "zz"),
+        ("allow_insecure_noise", "no"),
+    ],
+)
+def test_impossible_rules_are_refused_by_name(field, value):
+    with pytest.raises(BudgetError, match=field):
+        make_policy(**{field: value})
+
+
+def test_a_policy_file_says_everything(tmp_path):
+    path = tmp_path / "policy.toml"
+    make_policy(roster=KEYS).save(path)
+    text = path.read_text()
+    path.write_text(text.replace("max_epsilon_lifetime", "max_epsilon_livetime"))
+    with pytest.raises(BudgetError, match="unknown field 'max_epsilon_livetime'"):
+        ClientPolicy.load(path)
+    path.write_text("\n".join(line for line in text.splitlines() if "max_epsilon_lifetime" not in line))
+    with pytest.raises(BudgetError, match="'max_epsilon_lifetime' is missing"):
+        ClientPolicy.load(path)
+    path.write_text(text.replace("schema_version = 1", "schema_version = 2"))
+    with pytest.raises(BudgetError, match="schema_version"):
+        ClientPolicy.load(path)
+    path.write_text("this is not TOML")
+    with pytest.raises(BudgetError, match="not valid TOML"):
+        ClientPolicy.load(path)
+    with pytest.raises(BudgetError, match="cannot be read"):
+        ClientPolicy.load(tmp_path / "none.toml")
+
+
+def test_a_plan_within_the_rules_is_accepted():
+    plan = make_plan()
+    make_policy(max_epsilon_per_run=plan.epsilon, min_contributors=3).check_plan(plan, "local", 3)
+
+
+def test_a_plan_that_costs_too_much_is_refused():
+    plan = make_plan()
+    with pytest.raises(BudgetError, match="cap of"):
+        make_policy(max_epsilon_per_run=plan.epsilon * 0.999).check_plan(plan, "local", 1)
+    loud = tuple(dataclasses.replace(r, noise_multiplier=0.0) for r in plan.releases)
+    with pytest.raises(BudgetError, match="cap of"):
+        make_policy(max_epsilon_per_run=100.0).check_plan(
+            BudgetPlan(math.inf, 1e-5, math.inf, loud), "local", 1
+        )
+
+
+def test_a_plan_that_claims_less_than_it_costs_is_refused():
+    plan = make_plan()
+    with pytest.raises(BudgetError, match="epsilon"):
+        make_policy().check_plan(dataclasses.replace(plan, epsilon=plan.epsilon * 0.9), "local", 1)
+
+
+def test_only_allowed_releases_are_made():
+    with pytest.raises(BudgetError, match="counts"):
+        make_policy(allowed_releases=frozenset({"prototypes"})).check_plan(make_plan(), "local", 1)
+    with pytest.raises(BudgetError, match="none"):
+        make_policy(allowed_releases=frozenset()).check_plan(make_plan(), "local", 1)
+
+
+def test_other_terms_are_checked():
+    policy = make_policy(min_contributors=3)
+    with pytest.raises(BudgetError, match="min_contributors 2"):
+        policy.check_plan(make_plan(), "local", 2)
+    with pytest.raises(BudgetError, match="insecure_reproducible_noise"):
+        policy.check_plan(make_plan(), "local", 3, insecure_noise=True)
+    with pytest.raises(BudgetError, match="trust 'central'"):
+        policy.check_plan(make_plan(), "central", 3)
+
+
+def test_distributed_noise_needs_a_pinned_and_large_enough_roster():
+    policy = make_policy(roster=KEYS, authority="ff" * 32)
+    policy.check_plan(make_plan(), "distributed", 4, honest_clients=3)
+    with pytest.raises(BudgetError, match="honest_clients None"):
+        policy.check_plan(make_plan(), "distributed", 4)
+    with pytest.raises(BudgetError, match=r"honest_clients \+ colluding_clients = 5"):
+        policy.check_plan(make_plan(), "distributed", 4, honest_clients=3, colluding_clients=2)
+    with pytest.raises(BudgetError, match="pin an authority"):
+        make_policy(roster=KEYS).check_plan(make_plan(), "distributed", 4, honest_clients=3)
+    with pytest.raises(BudgetError, match="at least 4 clients"):
+        make_policy(authority="ff" * 32).check_plan(make_plan(), "distributed", 4, honest_clients=3)
+
+
+def test_an_authority_that_is_a_client_is_refused():
+    with pytest.raises(BudgetError, match="party of its own"):
+        make_policy(roster=KEYS, authority=KEYS["client-1"])
+
+
+def test_a_planned_dpsgd_release_is_priced_with_the_rest():
+    sgd = PlannedRelease("classifier", 1.0, "dpsgd", 1, 0.1, 10, noise_multiplier=2.0)
+    policy = make_policy(allowed_releases=frozenset({"classifier"}))
+    with pytest.raises(BudgetError, match="epsilon"):
+        policy.check_plan(BudgetPlan(0.01, 1e-5, 0.01, (sgd,)), "local", 1)
