@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from privacy.canonical import canonical_json
 from privacy.errors import AggregationError
-from privacy.secagg.canonical import canonical_json
 from privacy.secagg.ciphertexts import WORD, add_residues, parse_residues
 from privacy.secagg.contribution import Contribution
 from privacy.secagg.parameters import CkksParameters

@@ -12,9 +12,9 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
+from privacy.canonical import canonical_json, parse_canonical
 from privacy.errors import AggregationError, ContributionError
 from privacy.identity import SIGNATURE_BYTES, SigningKey, verify
-from privacy.secagg.canonical import canonical_json, parse_canonical
 from privacy.secagg.packing import frame_ciphertexts, unframe_ciphertexts
 from privacy.secagg.parameters import CkksParameters
 

@@ -15,12 +15,14 @@ Gaussian: |s| differs from slot to slot (exponential in the square) but is the s
 key, which makes the error of a random slot Laplace-distributed with tail exp(-sqrt(2) t / d). Double
 precision adds about |sum| * 2^-50.
 
-**Measured** with the defaults (N = 8192, [60, 60], scale 2^28; sums at +-max_sum, of random and of equal
-signs, all decoded exactly): largest error times 2^10 over 4096 slots is 0.04-0.06 for 2 contributors,
-0.09-0.12 for 10, 0.39-0.52 for 200 and 0.96 for 1000. The bound used here (one slot in 10^7 exceeds it) gives
-0.09, 0.19, 0.84 and 1.88, so sums of up to 282 contributors keep the rounding step at 2^10 times the error. A
-single contribution holds |value| <= 2^30 - 1, since the encoder wants one bit more than a sum; a scale of
-2^29 halves error and range.
+**Measured** with the defaults (N = 8192, [60, 60], scale 2^28): d is 1,363 to 1,370 units of 2^-28 over
+three keys (formula: 1,365), and its square varies over slots as an exponential does. Sums at +-max_sum, of
+equal and of random signs, all decode exactly; the largest error times 2^10 over 4096 slots is 0.04 to 0.06
+for 2 contributors, 0.09 to 0.12 for 10, 0.39 to 0.52 for 200 and 0.96 for 1000, and 0.75 over 150,000 slots
+for 200. The bound used here (one slot in 10^7 exceeds it) gives 0.09, 0.19, 0.84 and 1.88: sums of up to
+282 contributors keep the rounding step at 2^10 times the error. A single contribution holds |value| <= 2^30
+- 1, since the encoder wants one bit more than a sum. A scale of 2^29 halves both error and range and allows
+1,132 contributors.
 """
 
 from __future__ import annotations
@@ -31,8 +33,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from privacy.canonical import canonical_json
 from privacy.errors import AggregationError
-from privacy.secagg.canonical import canonical_json
 
 # Largest total modulus (bits) for 128-bit classical security with a ternary secret: Homomorphic Encryption
 # Standard (Albrecht et al. 2018), table 1.

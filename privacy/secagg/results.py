@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from privacy.canonical import canonical_json
 from privacy.errors import AggregationError
 from privacy.identity import verify
-from privacy.secagg.canonical import canonical_json
 from privacy.secagg.parameters import CkksParameters
 
 __all__ = ["DecryptedSum", "PublicKeyInfo", "key_name", "values_digest"]

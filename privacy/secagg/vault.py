@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from privacy.canonical import canonical_json, parse_canonical
 from privacy.errors import AggregationError
-from privacy.secagg.canonical import canonical_json, parse_canonical
 from privacy.storage import make_private_directory, sync_directory, write_durably
 
 __all__ = ["Vault", "check_name"]

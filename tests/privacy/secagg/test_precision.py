@@ -1,7 +1,7 @@
-"""The decoding error of the default parameters, and that full-size sums are fast.
+"""The decoding error of the default parameters, and that a full-size contribution is fast.
 
-The error depends on the key and is heavy-tailed: one slot in 10^7 exceeds the bound, so a test of 4096
-slots fails by chance about once in 2000 runs.
+The error depends on the key and is heavy-tailed: one slot in 10^7 exceeds the bound, and one in 5e8 exceeds
+it by the quarter allowed here, so that these tests together fail by chance less than once in 10,000 runs.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def test_largest_sums_decode_with_an_error_under_a_thousandth_of_the_step(contex
         words = parse_residues(params, encrypt_slots(public, params, part.tolist()))
         encrypted = words if encrypted is None else add_residues(params, encrypted, words)
     error = np.abs(decrypt_slots(secret, params, encrypted.tobytes()) - total).max()
-    assert error <= params.decode_error(contributors)
+    assert error <= 1.25 * params.decode_error(contributors)
     assert error * 2**10 < params.rounding_step
 
 
