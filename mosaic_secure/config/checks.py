@@ -184,7 +184,7 @@ def _check_parts(config: RunConfig) -> None:
         )
     if prototypes.centre_share + prototypes.gradient_share >= 1:
         raise UserError(
-            "prototypes.centre_share + prototypes.gradient_share leave nothing for the moments: keep it below 1"
+            "prototypes.centre_share + prototypes.gradient_share leave the moments nothing: keep it below 1"
         )
     if config.gate.dim % config.gate.heads:
         raise UserError(f"gate.dim = {config.gate.dim}: must be a multiple of gate.heads")

@@ -37,7 +37,7 @@ class RunConfig(Section):
 
     schema_version: Literal[1] = 1
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    method: str = "mosaic"
+    method: Literal["mosaic"] = "mosaic"
     data: DataConfig = DataConfig()
     clients: ClientsConfig = ClientsConfig()
     partition: PartitionConfig = PartitionConfig()

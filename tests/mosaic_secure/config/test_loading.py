@@ -2,11 +2,16 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pydantic
 import pytest
 
-from mosaic_secure.config import RunConfig, config_hash, config_names, load_config
+import mosaic_secure
+from mosaic_secure.config import RunConfig, config_folder, config_hash, config_names, load_config
 from mosaic_secure.errors import UserError
 
 PRIVATE_FOLDER = {
@@ -148,6 +153,22 @@ def test_unknown_names_and_broken_files(tmp_path):
     assert "not valid TOML" in refusal({}, str(broken))
     broken.write_bytes(b"\xff\xfe")
     assert "not valid TOML" in refusal({}, broken)
+
+
+def test_an_installed_package_brings_its_configurations_along(tmp_path):
+    package = tmp_path / "mosaic_secure"
+    shutil.copytree(
+        Path(mosaic_secure.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__")
+    )
+    shutil.copytree(config_folder(), package / "configs", dirs_exist_ok=True)
+    code = (
+        "import mosaic_secure.config as c; print(c.__file__, c.config_folder(), c.load_config('digits').seed)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    source, folder, seed = done.stdout.split()
+    assert source.startswith(str(tmp_path)) and Path(folder) == package / "configs" and seed == "0"
 
 
 def test_a_file_of_ones_own_needs_only_what_differs(tmp_path):

@@ -132,7 +132,7 @@ def test_public_folders_hold_out_a_test_part_that_no_client_trains_on(tmp_path):
     images, labels = load_public_test(config)
     assert np.bincount(labels).tolist() == [3, 3]
     trained = np.concatenate([load_client(config, index).images for index in range(2)])
-    assert len(trained) == 24
+    assert len(trained) == len(load_dataset(config.data).labels) == 24
     assert not {image.tobytes() for image in images} & {image.tobytes() for image in trained}
 
 
@@ -200,8 +200,9 @@ def test_a_class_that_nobody_has_is_refused_for_public_folders_only(tmp_path):
     path = write_clients(tmp_path)
     with pytest.raises(UserError, match="class 'owl'"):
         load_partition(config_of(path, public=True, data__class_names=names))
-    client = load_client(config_of(path, data__class_names=names), 0)
-    assert client.num_classes == 3
+    private = config_of(path, data__class_names=names)
+    assert load_client(private, 0).num_classes == 3
+    assert load_dataset(private.data).num_classes == 3
 
 
 @pytest.mark.parametrize("public", [True, False])
