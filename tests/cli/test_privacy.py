@@ -67,7 +67,7 @@ def test_a_damaged_ledger(mosaic, ledgers: Path):
     file.write_bytes(file.read_bytes().replace(b"client-1", b"client-9"))
     outcome = mosaic("ledger", "verify", ledgers, "--json")
     assert outcome.status == 3 and outcome.json["verdict"] == "fail"
-    assert "line 1" in mosaic("ledger", "show", ledgers).err
+    assert "line 1" in mosaic("ledger", "show", ledgers).refusal
 
 
 def test_no_ledger_there(mosaic, tmp_path: Path):

@@ -48,35 +48,21 @@ def calls(monkeypatch) -> list[dict[str, Any]]:
 
 
 def test_options_reach_the_configuration(mosaic, calls, tmp_path: Path):
-    outcome = mosaic(
-        *[
-            "train",
-            "--epsilon",
-            "2",
-            "--delta",
-            "1e-5",
-            "--clients",
-            "4",
-            "--partition",
-            "iid",
-            "--trust",
-            "distributed",
-            "--seed",
-            "7",
-        ],
-        *[
-            "--device",
-            "cpu",
-            "--data-root",
-            "/data",
-            "--set",
-            "gate.steps=11",
-            "--set",
-            "privacy.honest_clients=3",
-            "--ablate",
-        ],
-        *("--ledger-dir", tmp_path / "ledgers", "--out", tmp_path / "run", "--json"),
-    )
+    fields = {
+        "--epsilon": 2,
+        "--delta": 1e-5,
+        "--clients": 4,
+        "--partition": "iid",
+        "--trust": "distributed",
+        "--seed": 7,
+        "--device": "cpu",
+        "--data-root": "/data",
+        "--ledger-dir": tmp_path / "ledgers",
+        "--out": tmp_path / "run",
+    }
+    given = [text for option in fields.items() for text in option]
+    settings = ["--set", "gate.steps=11", "--set", "privacy.honest_clients=3"]
+    outcome = mosaic("train", *given, *settings, "--ablate")
     assert outcome.status == 0, outcome.err
     (call,) = calls
     config: RunConfig = call["config"]
