@@ -135,6 +135,8 @@ def test_a_configuration_cannot_be_changed():
         ({"distill.steps": "1.5"}, ["distill.steps = 1.5", "whole number at least 1"]),
         ({"clients.count": "1"}, ["clients.count = 1", "at least 2"]),
         ({"engine.device": "gpu"}, ["engine.device = 'gpu'", "'cuda'"]),
+        ({"method": "nothing"}, ["method = 'nothing'", "'mosaic'"]),
+        ({"schema_version": 2}, ["schema_version = 2", "must be 1"]),
         ({"privacy.shares": "5"}, ["privacy.shares = 5", "section"]),
         ({"data.declared_records": "many"}, ["data.declared_records = 'many'", "whole number"]),
     ],
