@@ -9,6 +9,9 @@ from pathlib import Path
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from mosaic_secure.protocol.codec import reply_to
+from mosaic_secure.protocol.messages import HelloReply
+
 app = ClientApp()
 
 
@@ -77,3 +80,11 @@ def draw(request: Message, context: Context) -> Message:
 
     time.sleep(0.2)
     return answer(request, number=int(np.random.randint(2**31)), pid=os.getpid())
+
+
+@app.query("hello")
+def hello(request: Message, context: Context) -> Message:
+    if context.node_config["party"] == "broken":
+        raise RuntimeError("broken")
+    role, party = str(context.node_config["role"]), str(context.node_config["party"])
+    return reply_to(request, HelloReply(role=role, party=party, version="1", identity=b"k" * 32))
