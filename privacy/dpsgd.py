@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Augment", "DPSGDPlan", "PerRecordLoss", "train_private"]
 
+_MOST_GRADIENT_NUMBERS = 2**25  # in all rows of a chunk: 128 MiB of float32
+
 PerRecordLoss = Callable[..., Tensor]
 """``loss(params, buffers, *record)`` of ONE record (no batch dimension) -> scalar."""
 
@@ -55,7 +57,8 @@ class DPSGDPlan:
         learning_rate: step size.
         optimizer: ``"sgd"`` or ``"adam"``.
         momentum: of SGD, or the first beta of Adam, in [0, 1).
-        chunk_size: most records whose gradients are held at once; changes memory and speed only.
+        chunk_size: most records whose gradients are held at once (fewer for large models); changes memory and
+            speed only.
         ema_decay: in [0, 1); above 0, the model ends as the running average of its iterates
             (post-processing).
 
@@ -71,7 +74,7 @@ class DPSGDPlan:
     learning_rate: float
     optimizer: str = "sgd"
     momentum: float = 0.0
-    chunk_size: int = 64
+    chunk_size: int = 128
     ema_decay: float = 0.0
 
     def __post_init__(self) -> None:
@@ -146,13 +149,15 @@ def train_private(
     row_gradients = _row_gradients(model, trained, per_record_loss, viewed=augment is not None)
     average = _Average(trained, plan.ema_decay) if plan.ema_decay > 0 else None
     device = next(iter(trained.values())).device
+    size = sum(value.numel() for value in trained.values())
+    chunk_size = min(plan.chunk_size, max(1, _MOST_GRADIENT_NUMBERS // size))
 
     was_training = model.training
     model.eval()
     try:
         for step in range(plan.steps):
             chosen = torch.from_numpy(sampling.bernoulli(plan.sample_rate, population).nonzero()[0])
-            chunks = chosen.split(plan.chunk_size) if len(chosen) else (chosen,)
+            chunks = chosen.split(chunk_size) if len(chosen) else (chosen,)
             for position, chunk in enumerate(chunks):
                 rows = tuple(tensor[chunk.to(tensor.device)].to(device) for tensor in records)
                 if augment is not None and len(chunk):
