@@ -191,7 +191,7 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
     Raises:
         BudgetError: an argument is out of range.
     """
-    target = _delta(delta)
+    target = _below(_delta(delta))
     if gaussian_delta(mu, 0.0) <= target:
         return 0.0
     if math.isinf(mu) or math.isinf(mu * mu):
@@ -212,7 +212,7 @@ def gaussian_mu(epsilon: float, delta: float) -> float:
     Raises:
         BudgetError: an argument is out of range.
     """
-    target = _delta(delta)
+    target = _below(_delta(delta))
     if not epsilon >= 0.0:
         raise BudgetError(f"epsilon must be at least 0, not {epsilon!r}")
     if math.isinf(epsilon):
@@ -240,13 +240,14 @@ def event_from_dict(data: Mapping[str, object]) -> Event:
         BudgetError: the kind is unknown, a field is missing or unknown, or a value is out of range.
     """
     kinds = {"gaussian": GaussianEvent, "subsampled_gaussian": SubsampledGaussianEvent}
-    if not isinstance(data, Mapping) or data.get("kind") not in kinds:
+    kind = data.get("kind") if isinstance(data, Mapping) else None
+    if not isinstance(kind, str) or kind not in kinds:
         raise BudgetError(f"an accounted event must be of kind {' or '.join(kinds)}")
     try:
-        return kinds[data["kind"]](**{name: value for name, value in data.items() if name != "kind"})
+        return kinds[kind](**{name: value for name, value in data.items() if name != "kind"})
     except TypeError:
         fields = ", ".join(sorted(map(str, data)))
-        raise BudgetError(f"the fields of a {data['kind']} event do not fit: {fields}") from None
+        raise BudgetError(f"the fields of a {kind} event do not fit: {fields}") from None
 
 
 def _gaussian_part(history: tuple[Event, ...]) -> float:
@@ -293,6 +294,11 @@ def _delta(delta: object) -> float:
     if isinstance(delta, bool) or not isinstance(delta, Real) or not 0.0 < delta < 1.0:
         raise BudgetError(f"delta must lie strictly between 0 and 1, not {delta!r}")
     return float(delta)
+
+
+def _below(delta: float) -> float:
+    """Delta less the rounding error of `gaussian_delta`, so that its inverses err on the safe side."""
+    return max(delta * (1 - 1e-12) - 1e-15, delta / 2)
 
 
 def _noise(value: object) -> float:

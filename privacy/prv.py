@@ -37,7 +37,7 @@ __all__ = ["renyi_epsilon", "upper_epsilon"]
 
 _SMALLEST_DELTA = 1e-9  # below it a thousandth of delta nears the rounding error of the Fourier transforms
 _LARGEST_LOSS = 500.0  # beyond it exp(loss) nears the end of float64
-_LARGEST_MESH = 1 << 21  # points of the discretised loss: bounds time and memory
+_LARGEST_MESH = 1 << 20  # points of the discretised loss: bounds time and memory
 _RELATIVE_ERROR = 0.002  # of epsilon, spent on the discretisation
 _SMALLEST_ERROR = 5e-4
 _LARGEST_ERROR = 0.02  # of epsilon: a mesh coarser than this is worth less than the Renyi bound
