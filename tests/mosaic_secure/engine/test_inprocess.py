@@ -136,7 +136,8 @@ def test_the_reason_of_a_failure_is_noted_in_the_partys_home_alone(tmp_path):
 
 
 def test_different_nodes_run_at_the_same_time_in_different_processes_with_different_randomness():
-    with grid() as made:
+    preload = (*LIGHT, "numpy.random")  # its state exists before the fork
+    with InProcessGrid(table(2), "tiny_app:app", workers=2, preload=preload) as made:
         made.wait_ready()
         naps = made.send_and_receive([ask(node, "nap", seconds=0.3) for node in (1000, 1001)])
         first, second = (dict(reply.content["answer"]) for reply in naps)
