@@ -15,6 +15,8 @@ import pytest
 import torch
 
 from mosaic_secure.errors import UserError
+from mosaic_secure.protocol.log import SERVER, MessageLog, Party
+from mosaic_secure.protocol.messages import AuthorityClose
 from mosaic_secure.runs.directory import RunDirectory, default_run_path
 from mosaic_secure.runs.verify import verify
 
@@ -274,3 +276,17 @@ def test_killed_writer_leaves_whole_files_and_frees_the_lock(tmp_path: Path):
         assert meta["step"] >= 20 and (tensors["w"] == meta["step"]).all()
         run.seal({})
     assert verify(tmp_path / "run").passed
+
+
+def test_verify_walks_the_messages(tmp_path: Path):
+    with RunDirectory.create(tmp_path / "good") as run:
+        log = MessageLog(run.path / "messages.jsonl")
+        log.record("seal", AuthorityClose(run_id="r"), SERVER, Party("authority", "authority"))
+        run.seal({})
+    assert verify(tmp_path / "good").passed and verify(tmp_path / "good").messages == 1
+    with RunDirectory.create(tmp_path / "bad") as run:
+        line = (tmp_path / "good" / "messages.jsonl").read_text()
+        run.write_bytes("messages.jsonl", line.replace('"run_id"', '"records"').encode())
+        run.seal({})
+    (problem,) = verify(tmp_path / "bad").problems
+    assert problem.startswith("messages.jsonl: line 1")
