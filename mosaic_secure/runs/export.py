@@ -62,8 +62,9 @@ def export(run: str | Path, format: str, to: str | Path) -> ExportReport:
         to: the file to write; an existing file is replaced, its folder must exist.
 
     Raises:
-        UserError: unknown format, missing packages, a bad run or target, or a file whose logits differ from
-            PyTorch's by more than 1e-4 of their range.
+        UserError: unknown format, missing packages, a bad run or target, an architecture that the
+            format cannot express, or a file whose logits differ from PyTorch's by more than 1e-4 of
+            their range.
     """
     if format not in FORMATS:
         raise UserError(f"format {format!r}: expected one of {', '.join(FORMATS)}")
@@ -93,7 +94,12 @@ def _write_torch(predictor: Predictor, path: Path) -> tuple[str | None, Compute 
     import torch
 
     batch = torch.export.Dim("batch")
-    program = torch.export.export(predictor.module, (_example(predictor, 2),), dynamic_shapes=({0: batch},))
+    example = (_example(predictor, 2),)
+    try:
+        program = torch.export.export(predictor.module, example, dynamic_shapes=({0: batch},))
+    except (RuntimeError, ValueError) as error:  # what torch.export raises for code that it cannot trace
+        name = predictor.spec.architecture
+        raise UserError(f"torch-export cannot trace {name} for any number of images") from error
     torch.export.save(program, path, extra_files={"model.json": json.dumps(predictor.spec.to_dict())})
     module = torch.export.load(path).module()
     return "torch.export", lambda images: module(images).detach().numpy()
@@ -102,15 +108,21 @@ def _write_torch(predictor: Predictor, path: Path) -> tuple[str | None, Compute 
 def _write_onnx(predictor: Predictor, path: Path) -> tuple[str | None, Compute | None]:
     import torch
 
-    program = torch.onnx.export(
-        predictor.module,
-        (_example(predictor, 2),),
-        dynamo=True,
-        input_names=["images"],
-        output_names=["logits"],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        verbose=False,
-    )
+    try:
+        program = torch.onnx.export(
+            predictor.module,
+            (_example(predictor, 2),),
+            dynamo=True,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            verbose=False,
+        )
+    except torch.onnx.OnnxExporterError as error:
+        name = predictor.spec.architecture
+        raise UserError(f"onnx has no form for a part of {name}; try --format torch-export") from error
+    if isinstance(program.model.graph.inputs[0].shape[0], int):  # the exporter fixes what it cannot trace
+        raise UserError(f"onnx cannot hold {predictor.spec.architecture} for any number of images")
     program.model.metadata_props["mosaic-secure"] = json.dumps(predictor.spec.to_dict())
     program.save(str(path))
     if importlib.util.find_spec("onnxruntime") is None:

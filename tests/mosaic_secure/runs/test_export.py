@@ -12,6 +12,7 @@ import mosaic_secure
 from mosaic_secure.errors import UserError
 from mosaic_secure.runs import export as exporting
 from mosaic_secure.runs.export import export
+from mosaic_secure.runs.predictor import Predictor
 
 needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
@@ -51,13 +52,38 @@ def test_onnx_computes_the_same_for_any_number_of_images(small_run: Path, tmp_pa
 
 @pytest.mark.slow
 @needs_onnx
-@pytest.mark.parametrize(
-    "architecture", ["cnn_wide", "mlp", "scatter_head", "resnet18", "mobilenet_v3_small"]
-)
+@pytest.mark.parametrize("architecture", ["cnn_wide", "mlp", "resnet18", "mobilenet_v3_small"])
 def test_every_architecture_exports(write_small_run, tmp_path: Path, architecture: str):
     run = write_small_run(tmp_path / "run", architecture=architecture, image_shape=(3, 32, 32))
     for format in exporting.FORMATS:
         assert export(run, format, tmp_path / "model").max_difference < 1e-3
+
+
+class LoopOverBatch(torch.nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.cat([part.mean(dim=(1, 2)) for part in images.split(2)])
+
+
+class ComplexNumbers(torch.nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.fft.fft2(images).unsqueeze(1).abs().mean(dim=(1, 2, 3))
+
+
+@needs_onnx
+@pytest.mark.parametrize(
+    ("module", "format", "named"),
+    [
+        (LoopOverBatch(), "onnx", "cannot hold cnn for any number of images"),
+        (LoopOverBatch(), "torch-export", "cannot trace cnn for any number of images"),
+        (ComplexNumbers(), "onnx", "no form for a part of cnn; try --format torch-export"),
+    ],
+)
+def test_what_a_format_cannot_express_is_refused(small_run, tmp_path, monkeypatch, module, format, named):
+    predictor = Predictor(module, mosaic_secure.load(small_run).spec)
+    monkeypatch.setattr(exporting, "load", lambda _: predictor)
+    with pytest.raises(UserError, match=named):
+        export(small_run, format, tmp_path / "model")
+    assert not list(tmp_path.iterdir())
 
 
 def test_onnx_without_its_packages_says_what_to_install(small_run: Path, tmp_path: Path, monkeypatch):
