@@ -60,11 +60,10 @@ def release_all(home: Path) -> None:
         store = ReleaseStore(home, ledger, "run-1")
         for name, round in (("prototypes", 0), ("prototypes", 1), ("prototypes", 2), ("counts", 0)):
             data = store.release(name, round, b"inputs", event(name), produce)
-            print(f"{name}-{round} {hashlib.sha256(data).hexdigest()}", flush=True)
+            print(f"{home.name}/{name}-{round} {hashlib.sha256(data).hexdigest()}", flush=True)
 
 
 if __name__ == "__main__":
     print("ready", flush=True)
     for folder in sys.argv[1:]:
-        print(folder, flush=True)
         release_all(Path(folder))
