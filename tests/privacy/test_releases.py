@@ -286,7 +286,7 @@ def test_any_order_of_requests_gives_each_release_once(tmp_path_factory, request
 
 
 def victim(output: Path, *homes: Path) -> subprocess.Popen[bytes]:
-    """A process that makes all releases of these clients, one after the other, and writes their hashes down."""
+    """A process that makes all releases of these clients, one after the other, and notes their hashes."""
     command = [sys.executable, str(Path(ledger_cases.__file__)), *map(str, homes)]
     with output.open("wb") as stream:
         return subprocess.Popen(command, stdout=stream, env={**os.environ, "PYTHONPATH": str(ROOT)})
