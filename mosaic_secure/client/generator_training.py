@@ -37,10 +37,10 @@ class GeneratorWeights:
     """
 
     adversarial: float = 1.0
-    diversity: float = 0.5
+    diversity: float = 0.1
     entropy: float = 0.0
-    label: float = 0.5
-    anchor: float = 1.0
+    label: float = 0.1
+    anchor: float = 30.0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -62,7 +62,7 @@ class GeneratorPlan:
         weights: of the loss terms.
     """
 
-    learning_rate: float = 2e-3
+    learning_rate: float = 5e-3
     momentum: float = 0.5
     batch_size: int = 64
     updates: int = 1
@@ -99,10 +99,13 @@ class MomentAnchor:
     class_means: Tensor
     class_seconds: Tensor | None = None
     class_weights: Tensor | None = None
-    second_weight: float = 0.5
+    second_weight: float = 1.0
 
     def distance(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return a scalar: the squared distance of the fakes' moments from the anchor's, up to a constant.
+
+        Each moment's distance is relative to the mean squared norm of that moment, so that one weight suits
+        images of any size.
 
         Pairs of different fakes estimate the squared moments, so that the estimate is unbiased and does not
         favour fakes that are all alike, as the distance of the batch's own means would.
@@ -116,12 +119,13 @@ class MomentAnchor:
         paired = (pairs.sum(1) > 0).to(described.dtype) * trust
         gram = described @ described.T
         means = self.class_means.flatten(1).to(described)
-        gap = (pairs * gram).sum(1) - 2 * (described * means[labels]).sum(1)
+        gap = ((pairs * gram).sum(1) - 2 * (described * means[labels]).sum(1)) / _typical_square(means)
         if self.class_seconds is not None and self.second_weight > 0:
             seconds = self.class_seconds.to(described)
             quadratic = torch.stack([((described @ second) * described).sum(1) for second in seconds], dim=1)
             chosen = quadratic.gather(1, labels[:, None]).squeeze(1)
-            gap = gap + self.second_weight * ((pairs * gram.square()).sum(1) - 2 * chosen)
+            second_gap = (pairs * gram.square()).sum(1) - 2 * chosen
+            gap = gap + self.second_weight * second_gap / _typical_square(seconds)
         return (paired * gap).sum() / len(labels)
 
 
@@ -299,6 +303,12 @@ class _GeneratorUpdates:
         entropy = -(prediction * log_prediction).sum(1).mean()
         label = F.nll_loss(log_prediction, asked)
         return weights.diversity * diversity + weights.entropy * entropy + weights.label * label
+
+
+def _typical_square(moments: Tensor) -> Tensor:
+    """The mean over classes of a moment's squared norm; 1 where all are zero."""
+    square = moments.flatten(1).square().sum(1).mean()
+    return torch.where(square > 0, square, torch.ones_like(square))
 
 
 def _checked_prior(prior: Tensor | None, classes: int) -> Tensor:
