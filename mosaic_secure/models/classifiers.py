@@ -178,7 +178,10 @@ def build_scatter_head(
     """
     from mosaic_secure.models.encoders import build_encoder
 
-    trunk = build_encoder(encoder, image_shape, encoder_seed, dim)
+    try:
+        trunk = build_encoder(encoder, image_shape, encoder_seed, dim)
+    except ValueError as error:
+        raise UserError(f"scatter_head: {error}") from error
     return Classifier(trunk, int(trunk.dim), num_classes, frozen_trunk=True)
 
 

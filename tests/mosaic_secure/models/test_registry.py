@@ -130,6 +130,7 @@ def test_options_reach_the_architecture():
         ("cnn", (1, 8, 8), 10, {"depth": 3}, "option 'depth' of cnn"),
         ("resnet18", (1, 8, 8), 10, {"depth": 3}, "option 'depth' of resnet18"),
         ("cnn", (1, 4, 8), 10, {}, "image shape"),
+        ("scatter_head", (1, 8, 8), 10, {"encoder": "scatering"}, "scatter_head: encoder"),
         ("cnn", (1, 8, 8), 1, {}, "number of classes"),
         ("cnn_wide", (1, 8, 8), 10, {"width": 12}, "multiple of groups"),
     ],
