@@ -302,7 +302,7 @@ def test_the_average_of_the_iterates_is_smoother_than_the_last_one():
     )
     last = Weights(500)
     train_private(last, linear_loss, (torch.zeros(0, 500),), plan(noise_multiplier=1.0, steps=50), source())
-    assert 0 < float(model.w.std()) < float(last.w.std())
+    assert 0 < model.w.std().item() < last.w.std().item()
 
 
 def test_a_source_cannot_train_twice():
