@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["calibrate"]
 
 _LOWEST, _AIM = 0.99, 0.997  # the composition lands in [0.99, 1.00] of the target
+_CLOSE = 0.995  # of the target: a guess that comes this close is not refined
 _LARGEST_QUICK = 60.0  # epsilon up to which the quick distributions are quick
 _SMALLEST_QUICK = 0.02  # below it their mesh shows
 
@@ -49,8 +50,8 @@ def calibrate(requests: Sequence[ReleaseRequest], target: float, delta: float, m
     if target <= _LARGEST_QUICK:
         scale = _solve(quick, target * _AIM, scale, tolerance=5e-4)
         gap = true(scale) / target
-    if not _LOWEST <= gap <= 1.0 or target > _LARGEST_QUICK:
-        scale = _solve(true, target * _AIM, scale, tolerance=2.5e-3)
+    if not _CLOSE <= gap <= 1.0 or target > _LARGEST_QUICK:
+        scale = _solve(true, target * _AIM, scale, tolerance=2e-3)
     noises = _noises(requests, mu * scale, delta, guesses)
     if not _LOWEST <= _composed(requests, noises, delta) / target <= 1.0:
         asked = f"epsilon {target:g} at delta {delta:g}"

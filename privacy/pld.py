@@ -60,7 +60,7 @@ def quick_epsilon(mu: float, sampled: Sampled, delta: float, scale: float) -> fl
         delta: in (0, 1).
         scale: rough size of the answer, which sets the mesh.
     """
-    interval = min(max(5e-4 * scale, 2e-4), 0.05)
+    interval = min(max(1e-3 * scale, 5e-4), 0.05)
     parts = [
         pld.from_gaussian_mechanism(
             sigma, value_discretization_interval=interval, sampling_prob=rate

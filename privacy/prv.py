@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 from opacus.accountants import RDPAccountant
@@ -45,13 +46,16 @@ _LARGEST_ERROR = 0.02  # of epsilon: a mesh coarser than this is worth less than
 Sampled = tuple[tuple[float, float, int], ...]  # (noise multiplier, sample rate, steps)
 
 
-def upper_epsilon(mu: float, sampled: Sampled, delta: float) -> float:
+def upper_epsilon(
+    mu: float, sampled: Sampled, delta: float, adjacencies: Sequence[str] = ("remove", "add")
+) -> float:
     """Upper bound on epsilon at `delta` of one mu-GDP mechanism together with subsampled Gaussians.
 
     Args:
         mu: of all plain Gaussians together; 0 if there are none.
         sampled: (noise multiplier, sample rate, steps) of each distinct subsampled Gaussian; not empty.
         delta: in (0, 1).
+        adjacencies: both, unless one of them is to be looked at by itself.
 
     Returns:
         epsilon >= 0; `math.inf` where not even the Renyi bound is finite.
@@ -63,7 +67,7 @@ def upper_epsilon(mu: float, sampled: Sampled, delta: float) -> float:
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            bound = _prv_epsilon(history, delta, renyi)
+            bound = _prv_epsilon(history, delta, renyi, adjacencies)
     except (ArithmeticError, IndexError, RuntimeError, ValueError):
         return renyi
     # the whole cannot cost less than its plain Gaussians alone, nor more than the Renyi bound
@@ -102,14 +106,18 @@ class _AddedRecordPRV(PoissonSubsampledGaussianPRV):
         return np.where(reached, ndtr(-x / sigma), 1.0)
 
 
-def _prv_epsilon(history: list[tuple[float, float, int]], delta: float, scale: float) -> float:
-    """The larger of the two upper bounds; `scale` is the rough size of epsilon and sets the mesh."""
+def _prv_epsilon(
+    history: list[tuple[float, float, int]], delta: float, scale: float, adjacencies: Sequence[str]
+) -> float:
+    """The largest of the upper bounds; `scale` is the rough size of epsilon and sets the mesh."""
     delta_error = delta / 1000
     times = [steps for _, _, steps in history]
-    removed = [PoissonSubsampledGaussianPRV(rate, sigma) for sigma, rate, _ in history]
-    added = [_AddedRecordPRV(rate, sigma) for sigma, rate, _ in history]
+    losses = {
+        "remove": [PoissonSubsampledGaussianPRV(rate, sigma) for sigma, rate, _ in history],
+        "add": [_AddedRecordPRV(rate, sigma) for sigma, rate, _ in history],
+    }
     wanted = max(_SMALLEST_ERROR, _RELATIVE_ERROR * scale)
-    reach = compute_safe_domain_size(removed, times, wanted, delta_error)
+    reach = compute_safe_domain_size(losses["remove"], times, wanted, delta_error)
     per_error = math.sqrt(sum(times) * math.log(12 / delta_error) / 2)
     error = max(wanted, 2 * reach * per_error / _LARGEST_MESH)
     if error > max(_SMALLEST_ERROR, _LARGEST_ERROR * scale) or reach > _LARGEST_LOSS:
@@ -118,8 +126,8 @@ def _prv_epsilon(history: list[tuple[float, float, int]], delta: float, scale: f
     half = next_fast_len(math.ceil(reach / step) + 1, real=True)  # a wider domain that transforms fast
     domain = Domain.create_aligned(-(half - 1.5) * step, (half - 1.5) * step, step)
     bounds = []
-    for variables in (removed, added):
-        cut = [TruncatedPrivacyRandomVariable(v, domain.t_min, domain.t_max) for v in variables]
+    for adjacency in adjacencies:
+        cut = [TruncatedPrivacyRandomVariable(v, domain.t_min, domain.t_max) for v in losses[adjacency]]
         composed = compose_heterogeneous([discretize(v, domain) for v in cut], times)
         bounds.append(float(composed.compute_epsilon(delta, delta_error, error)[2]))
     if any(math.isnan(bound) for bound in bounds):

@@ -169,12 +169,20 @@ def test_never_below_the_optimistic_reference_200_plans():
 
 
 def test_both_adjacencies_are_composed():
-    # with few steps and a high rate the two differ widely; neither may exceed the reported epsilon
-    for history in ([S(1.0, 0.9, 1)], [S(0.7, 0.5, 3)], [G(3.0), S(0.6, 0.3, 2)]):
-        whole = reference(history, False)
-        epsilon = compose_epsilon(history, 1e-4)
-        for adjacency in (whole._pmf_remove, whole._pmf_add):
-            assert adjacency.get_epsilon_for_delta(1e-4) <= epsilon
+    # with few steps and a high rate the two differ widely; each has its own bound, and the larger is reported
+    from privacy.prv import upper_epsilon
+
+    for sigma, rate, steps in ((1.0, 0.9, 1), (0.7, 0.5, 3), (0.9, 0.3, 20)):
+        history = [G(3.0), S(sigma, rate, steps)]
+        low, high = reference(history, False), reference(history, True)
+        bounds = []
+        for name in ("remove", "add"):
+            bounds.append(upper_epsilon(1 / 3, ((sigma, rate, steps),), 1e-4, (name,)))
+            least = getattr(low, f"_pmf_{name}").get_epsilon_for_delta(1e-4)
+            most = getattr(high, f"_pmf_{name}").get_epsilon_for_delta(1e-4)
+            assert least <= bounds[-1] <= most * 1.01 + 0.005
+        assert compose_epsilon(history, 1e-4) == max(bounds)
+        assert abs(bounds[0] - bounds[1]) > 0.05
 
 
 def test_several_mechanisms_cost_more_than_any_of_them():
