@@ -70,7 +70,10 @@ class ClassifierConfig(Section):
 
 
 class GeneratorConfig(Section):
-    """DP-SGD of each client's generator: its private discriminator, and the weights of its loss terms."""
+    """DP-SGD of each client's generator: its private discriminator, and the weights of its loss terms.
+
+    ``warmup``: updates of the generator towards the released moments before the first private step.
+    """
 
     enabled: bool = True
     architecture: str = "dcgan"
@@ -78,6 +81,7 @@ class GeneratorConfig(Section):
     sample_rate: Rate = 0.2
     steps: Count = 150
     generator_steps: Count = 1
+    warmup: Annotated[int, Field(ge=0, le=100_000)] = 100
     batch: Count = 64
     learning_rate: Positive = 2e-3
     discriminator_learning_rate: Positive = 2e-3
@@ -116,6 +120,10 @@ class GateConfig(Section):
 class DistillConfig(Section):
     """Distillation of the gated teacher into the global model on synthetic records only.
 
+    Synthetic records come from the moments (`sampler`) and from the generators, the latter giving
+    ``generator_part`` of them when both do. ``warm_start``: a global model with the prototype expert's
+    architecture starts from that expert.
+
     ``kl``, ``ce`` and ``js`` weigh the terms of the loss. ``confidence``: records on which the teacher is
     less sure are left out. ``synthetic_pool``: synthetic records drawn in all.
     """
@@ -133,6 +141,9 @@ class DistillConfig(Section):
     ema_student: Decay = 0.0
     confidence: Annotated[float, Field(ge=0, lt=1)] = 0.3
     synthetic_pool: Count = 8192
+    sampler: bool = True
+    generator_part: Fraction = 0.25
+    warm_start: bool = True
 
 
 class FineTuneConfig(Section):
@@ -152,7 +163,7 @@ class FineTuneConfig(Section):
 class GlobalModelConfig(Section):
     """The architecture that all clients receive in the end, and its options."""
 
-    architecture: str = "cnn"
+    architecture: str = "prototype_head"
     options: Options = {}
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import nn
 
 from mosaic_secure.models.scattering import Scattering2d
 from mosaic_secure.seeds import torch_generator
 
-__all__ = ["Encoder", "ScatteringFeatures", "build_encoder", "encoder_names"]
+__all__ = ["Encoder", "ScatteringFeatures", "build_encoder", "centre_codes", "encode", "encoder_names"]
 
 
 def _unit(rows: torch.Tensor) -> torch.Tensor:
@@ -180,3 +181,17 @@ def build_encoder(
         raise ValueError(f"encoder: {name!r} is unknown; one of {', '.join(encoder_names())}")
     encoder = Encoder(features, image_shape, min(pixel_side, image_shape[-1]), pixel_weight)
     return encoder.requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def encode(encoder: Encoder, images: np.ndarray, batch: int = 512) -> np.ndarray:
+    """Codes float32 [N, dim] of images float32 [N, C, S, S]; N may be 0."""
+    if not len(images):
+        return np.zeros((0, encoder.dim), dtype=np.float32)
+    return torch.cat([encoder(part) for part in torch.from_numpy(images).split(batch)]).numpy()
+
+
+def centre_codes(codes: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """Codes [N, dim] less the centre, each at norm one. A record's result depends on no other record."""
+    moved = codes - centre
+    return moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-12)

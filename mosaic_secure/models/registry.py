@@ -14,6 +14,7 @@ from torch import nn
 
 from mosaic_secure.errors import UserError
 from mosaic_secure.models import classifiers
+from mosaic_secure.models.prototype_head import build_prototype_head
 from mosaic_secure.models.seeding import build_seeded
 
 ImageShape = tuple[int, int, int]
@@ -34,6 +35,7 @@ def _classifier_builders() -> Mapping[str, Callable[..., nn.Module]]:
         "cnn_wide": classifiers.build_cnn_wide,
         "mlp": classifiers.build_mlp,
         "scatter_head": classifiers.build_scatter_head,
+        "prototype_head": build_prototype_head,
         "resnet18": _torchvision("resnet18"),
         "mobilenet_v3_small": _torchvision("mobilenet_v3_small"),
     }

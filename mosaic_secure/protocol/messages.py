@@ -129,19 +129,29 @@ class DecryptRequest(Message):
 
 @message("train.local_training", sender="client", receiver="server")
 class LocalTrainingReply(Message):
-    """DP-trained classifier and generator weights of one client."""
+    """DP-trained classifier and, in the last round, generator weights of one client.
+
+    ``counts`` are its noised class counts, where no prototype round has brought them.
+    """
 
     code: str = control()
+    counts: Arrays = dp_release(default_factory=dict)
     classifier: Arrays = dp_release(default_factory=dict)
     generator: Arrays = dp_release(default_factory=dict)
 
 
 @message("train.local_training", sender="server", receiver="client", reply=LocalTrainingReply)
 class LocalTrainingRequest(Message):
-    """Asks for the local models. ``broadcast`` holds what decrypted sums led to."""
+    """Asks for one round of the local models. ``broadcast`` holds what decrypted sums led to.
+
+    ``weights`` is where the classifier starts: the average of its group after the round before; none in the
+    first. The generator is made in the last round.
+    """
 
     run_id: str = control()
+    round: int = control()
     broadcast: Arrays = public(default_factory=dict)
+    weights: Arrays = public(default_factory=dict)
 
 
 @message("train.fine_tune", sender="client", receiver="server")
@@ -190,9 +200,10 @@ class SealReply(Message):
 
 @message("query.seal", sender="server", receiver="client", reply=SealReply)
 class SealRequest(Message):
-    """Ends a run at a client. ``anchor_json`` is the counter-signed head of its ledger, or ``{}``."""
+    """Brings a client the counter-signed head of its ledger (or ``{}``); ``final`` ends the run there."""
 
     run_id: str = control()
+    final: bool = control()
     anchor_json: str = signed(default="{}")
 
 

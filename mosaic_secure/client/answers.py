@@ -1,0 +1,256 @@
+"""What a client answers at each stage. Every release goes through the store that makes it once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mosaic_secure.errors import UserError
+from mosaic_secure.protocol.codec import field_bytes
+from mosaic_secure.protocol.messages import (
+    EnrolReply,
+    EnrolRequest,
+    FineTuneReply,
+    FineTuneRequest,
+    LocalTrainingReply,
+    LocalTrainingRequest,
+    PrototypeReply,
+    PrototypeRequest,
+    SealReply,
+    SealRequest,
+)
+from privacy.canonical import canonical_json
+from privacy.errors import BudgetError, LedgerError, PrivacyError, ReleaseConflict
+from privacy.heads import Anchor
+
+if TYPE_CHECKING:
+    from mosaic_secure.client.session import ClientHome, Session
+    from privacy.randomness import NoiseSource
+    from privacy.releases import ReleaseStore
+
+__all__ = ["enrolled", "fine_tuned", "prototypes", "refusal_code", "sealed", "trained"]
+
+
+def refusal_code(error: Exception) -> str:
+    """The one word that travels for a refusal. It is decided by the kind of the error, never its text."""
+    if isinstance(error, BudgetError):
+        return "budget"
+    if isinstance(error, ReleaseConflict):
+        return "conflict"
+    if isinstance(error, LedgerError):
+        return "ledger"
+    return "refused"
+
+
+def enrolled(home: ClientHome, request: EnrolRequest) -> EnrolReply:
+    """Accept or refuse the plan, and show the head of the ledger."""
+    from mosaic_secure.client.session import enrol
+
+    roster = json.loads(request.roster_json)
+    enrol(home, request.run_id, request.config_json, request.plan_json, roster)
+    with home.ledger() as ledger:
+        head = ledger.head
+    return EnrolReply(
+        accepted=True,
+        code="ok",
+        ledger_sequence=head.sequence,
+        ledger_digest=head.digest,
+        ledger_signature=head.signature,
+    )
+
+
+def prototypes(session: Session, request: PrototypeRequest) -> PrototypeReply:
+    """One encrypted, signed contribution; in the first round the noised class counts beside it."""
+    from mosaic_secure.models.encoders import centre_codes
+    from privacy.secagg.contribution import ContributionHeader, seal_contribution
+    from privacy.secagg.packing import encrypt_integers
+    from privacy.secagg.results import PublicKeyInfo
+
+    plan, home = session.plan, session.home
+    wanted = plan.round(request.round_id)
+    authority = home.policy.authority_key
+    if authority is None:
+        raise UserError("authority: this client's policy pins none, and encrypted rounds need one")
+    PublicKeyInfo(
+        request.run_id, plan.ckks, request.key_id, request.public_context, request.context_signature
+    ).check(authority)
+    centre, weights = _model(request.broadcast, plan.code_dim, plan.num_classes)
+    codes, labels, digest = session.codes()
+    header = ContributionHeader(
+        client=home.party,
+        run_id=request.run_id,
+        round_id=request.round_id,
+        key_id=request.key_id,
+        parameters=plan.ckks.identifier,
+        length=wanted.length,
+    )
+
+    def produce(source: NoiseSource) -> bytes:
+        moved = codes if wanted.release == "centre" else centre_codes(codes, centre)
+        values = wanted.mechanism.release(moved, labels, source, weights)
+        return seal_contribution(
+            header, encrypt_integers(request.public_context, plan.ckks, values), home.key
+        )
+
+    inputs = session.inputs(digest, broadcast=_digest(request.broadcast), key=request.key_id)
+    with session.releases() as store:
+        planned = plan.budget.release(wanted.release)
+        contribution = store.release(wanted.release, wanted.round, inputs, planned.round_event, produce)
+        first = request.round_id == plan.rounds[0].round_id
+        counts = {"counts": _counts(session, store, labels, digest)} if first else {}
+    return PrototypeReply(code="ok", counts=counts, contribution=contribution)
+
+
+def trained(session: Session, request: LocalTrainingRequest) -> LocalTrainingReply:
+    """The classifier after one round, and in the last round the generator."""
+    import torch
+
+    from mosaic_secure.client import training
+
+    config, plan, data = session.config, session.plan, session.data
+    if not 0 <= request.round < config.classifier.rounds:
+        raise UserError(f"round {request.round}: the plan has {config.classifier.rounds}")
+    model = training.initial_classifier(config, session.architecture, plan.image_shape, plan.num_classes)
+    if request.weights:
+        training.set_weights(model, request.weights)
+
+    def classify(source: NoiseSource) -> bytes:
+        training.train_classifier(
+            model,
+            torch.from_numpy(data.images),
+            torch.from_numpy(data.labels),
+            plan.dpsgd("classifier", data.declared_records),
+            source,
+            config.classifier.augmentations,
+        )
+        return _to_bytes(training.weights_of(model))
+
+    digest = session.data_digest
+    last = request.round == config.classifier.rounds - 1
+    with session.releases() as store:
+        event = plan.budget.release("classifier").round_event
+        inputs = session.inputs(digest, start=_digest(request.weights))
+        made = store.release("classifier", request.round, inputs, event, classify)
+        weights, generator = _from_bytes(made), {}
+        counts = {}
+        if last and not plan.rounds:
+            counts = {"counts": _counts(session, store, data.labels, digest)}
+        if last and config.generator.enabled:
+            own = _counts(session, store, data.labels, digest)
+            training.set_weights(model, weights)
+
+            def generate(source: NoiseSource) -> bytes:
+                made = training.train_local_generator(session, model, request.broadcast, own, source)
+                return _to_bytes({name: value.numpy() for name, value in made.state_dict().items()})
+
+            inputs = session.inputs(
+                digest,
+                classifier=_digest(weights),
+                broadcast=_digest(request.broadcast),
+                prior=_digest({"n": own}),
+            )
+            event = plan.budget.release("generator").round_event
+            generator = _from_bytes(store.release("generator", 0, inputs, event, generate))
+    return LocalTrainingReply(code="ok", classifier=weights, generator=generator, counts=counts)
+
+
+def fine_tuned(session: Session, request: FineTuneRequest) -> FineTuneReply:
+    """The global model after one private round here."""
+    import torch
+
+    from mosaic_secure.client import training
+    from mosaic_secure.models.global_model import build_global_model
+
+    plan, data = session.plan, session.data
+    model = build_global_model(plan)
+    model.load_state_dict({name: torch.from_numpy(value) for name, value in request.weights.items()})
+
+    def produce(source: NoiseSource) -> bytes:
+        training.train_classifier(
+            model,
+            torch.from_numpy(data.images),
+            torch.from_numpy(data.labels),
+            plan.dpsgd("fine_tune", data.declared_records),
+            source,
+            session.config.fine_tune.augmentations,
+        )
+        return _to_bytes(training.weights_of(model))
+
+    inputs = session.inputs(session.data_digest, start=_digest(request.weights))
+    with session.releases() as store:
+        event = plan.budget.release("fine_tune").round_event
+        weights = _from_bytes(store.release("fine_tune", request.round, inputs, event, produce))
+    return FineTuneReply(code="ok", weights=weights)
+
+
+def sealed(session: Session, request: SealRequest) -> SealReply:
+    """Keep the anchor; when the run is over, end it here and give the excerpt of the ledger."""
+    anchor = json.loads(request.anchor_json)
+    with session.home.ledger() as ledger:
+        if anchor:
+            ledger.store_anchor(Anchor.from_dict(anchor), session.home.policy.authority_key)
+    excerpt = "{}"
+    if request.final:
+        with session.releases() as store:
+            store.seal()
+        session.forget()
+    with session.home.ledger() as ledger:
+        head = ledger.head
+        if request.final:
+            excerpt = canonical_json(ledger.excerpt(session.run_id)).decode()
+    return SealReply(
+        code="ok",
+        excerpt_json=excerpt,
+        ledger_sequence=head.sequence,
+        ledger_digest=head.digest,
+        ledger_signature=head.signature,
+    )
+
+
+def _counts(session: Session, store: ReleaseStore, labels: np.ndarray, digest: str) -> np.ndarray:
+    """The client's noised class counts, float64 [K]: released once, for server and client alike."""
+    mechanism = session.plan.counts
+
+    def produce(source: NoiseSource) -> bytes:
+        values = mechanism.release(np.zeros((len(labels), 1)), labels, source)
+        return values.astype("<i8").tobytes()
+
+    event = session.plan.budget.release("counts").round_event
+    made = store.release("counts", 0, session.inputs(digest), event, produce)
+    return mechanism.decode(np.frombuffer(made, dtype="<i8").astype(np.int64))["counts"]
+
+
+def _model(
+    broadcast: Mapping[str, np.ndarray], dim: int, classes: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+    centre = np.asarray(broadcast.get("centre", np.zeros(dim)), dtype=np.float64)
+    weights = broadcast.get("weights")
+    if centre.shape != (dim,) or not np.isfinite(centre).all():
+        raise UserError("broadcast: the centre has another length than the codes")
+    if weights is not None and np.shape(weights) != (dim, classes):
+        raise UserError("broadcast: the weights have another shape than codes and classes")
+    return centre, None if weights is None else np.asarray(weights, dtype=np.float64)
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    return hashlib.sha256(field_bytes(dict(arrays))).hexdigest()
+
+
+def _to_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
+    from safetensors.numpy import save
+
+    return save({name: np.ascontiguousarray(value) for name, value in arrays.items()})
+
+
+def _from_bytes(data: bytes) -> dict[str, np.ndarray]:
+    from safetensors.numpy import load
+
+    return load(data)
+
+
+RECOVERABLE = (UserError, PrivacyError)
+"""Errors that become a refusal with a code; anything else is a failure of the client."""

@@ -1,0 +1,155 @@
+"""The ClientApp: answers of a client and of the key authority, by the role of the node it runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from mosaic_secure import __version__
+from mosaic_secure.client import answers
+from mosaic_secure.client.authority import AuthorityHome
+from mosaic_secure.client.session import ClientHome, Session
+from mosaic_secure.protocol import messages
+from mosaic_secure.protocol.codec import from_flower, reply_to
+from mosaic_secure.protocol.failures import hide_failures, note_failure
+from mosaic_secure.protocol.fields import Message as ProtocolMessage
+
+app = ClientApp(mods=[hide_failures])
+
+R = TypeVar("R", bound=ProtocolMessage)
+
+
+class WrongRole(ValueError):
+    """A message came to a node whose role does not answer it."""
+
+
+def _answer(
+    request: Message, context: Context, cls: type[R], give: Callable[[R], ProtocolMessage]
+) -> Message:
+    """Decode, answer, encode. What policy, ledger or plan refuse becomes a reply with a fixed code."""
+    asked = from_flower(cls, request)
+    if context.node_config.get("role") not in cls.receivers:
+        raise WrongRole(f"{cls.__name__} is not for this role")
+    try:
+        answer = give(asked)
+    except answers.RECOVERABLE as error:
+        note_failure(context.node_config.get("home"), cls.action, error)
+        answer = _refusal(cls, answers.refusal_code(error))
+    return reply_to(request, answer)
+
+
+def _refusal(cls: type[ProtocolMessage], code: str) -> ProtocolMessage:
+    reply = cls.reply
+    if reply is messages.EnrolReply:
+        return messages.EnrolReply(
+            accepted=False, code=code, ledger_sequence=0, ledger_digest="", ledger_signature=b""
+        )
+    if reply is messages.AuthorityKey:
+        return messages.AuthorityKey(code=code, key_id="", public_context=b"", signature=b"")
+    return reply(code=code)
+
+
+def _home(context: Context) -> ClientHome:
+    return ClientHome(Path(str(context.node_config["home"])), str(context.node_config["party"]))
+
+
+def _session(context: Context, run_id: str) -> Session:
+    root = str(context.node_config.get("data_root", "")) or None
+    return Session(_home(context), run_id, int(context.node_config["index"]), root)
+
+
+def _authority(context: Context) -> AuthorityHome:
+    return AuthorityHome(Path(str(context.node_config["home"])))
+
+
+@app.query("hello")
+def hello(request: Message, context: Context) -> Message:
+    """Say who answers here."""
+
+    def give(_: messages.HelloRequest) -> messages.HelloReply:
+        config: Any = context.node_config
+        key = _authority(context).key if config["role"] == "authority" else _home(context).key
+        return messages.HelloReply(
+            role=str(config["role"]), party=str(config["party"]), version=__version__, identity=key.public
+        )
+
+    return _answer(request, context, messages.HelloRequest, give)
+
+
+@app.query("enrol")
+def enrol(request: Message, context: Context) -> Message:
+    """Accept or refuse a run."""
+    home = _home(context)
+    return _answer(request, context, messages.EnrolRequest, lambda asked: answers.enrolled(home, asked))
+
+
+@app.train("prototypes")
+def prototypes(request: Message, context: Context) -> Message:
+    """One encrypted round."""
+
+    def give(asked: messages.PrototypeRequest) -> messages.PrototypeReply:
+        return answers.prototypes(_session(context, asked.run_id), asked)
+
+    return _answer(request, context, messages.PrototypeRequest, give)
+
+
+@app.train("local_training")
+def local_training(request: Message, context: Context) -> Message:
+    """Classifier and generator."""
+
+    def give(asked: messages.LocalTrainingRequest) -> messages.LocalTrainingReply:
+        return answers.trained(_session(context, asked.run_id), asked)
+
+    return _answer(request, context, messages.LocalTrainingRequest, give)
+
+
+@app.train("fine_tune")
+def fine_tune(request: Message, context: Context) -> Message:
+    """One private round from the global model."""
+
+    def give(asked: messages.FineTuneRequest) -> messages.FineTuneReply:
+        return answers.fine_tuned(_session(context, asked.run_id), asked)
+
+    return _answer(request, context, messages.FineTuneRequest, give)
+
+
+@app.query("seal")
+def seal(request: Message, context: Context) -> Message:
+    """Keep an anchor, or end the run."""
+
+    def give(asked: messages.SealRequest) -> messages.SealReply:
+        return answers.sealed(_session(context, asked.run_id), asked)
+
+    return _answer(request, context, messages.SealRequest, give)
+
+
+@app.query("authority_open")
+def authority_open(request: Message, context: Context) -> Message:
+    """Open a run at the key authority."""
+    give = _authority(context).open
+    return _answer(request, context, messages.AuthorityOpen, give)
+
+
+@app.query("decrypt")
+def decrypt(request: Message, context: Context) -> Message:
+    """Add signed contributions and decrypt their sum."""
+    give = _authority(context).decrypt
+    return _answer(request, context, messages.DecryptRequest, give)
+
+
+@app.query("anchor")
+def anchor(request: Message, context: Context) -> Message:
+    """Counter-sign ledger heads."""
+    give = _authority(context).anchor
+    return _answer(request, context, messages.AnchorRequest, give)
+
+
+@app.query("authority_close")
+def authority_close(request: Message, context: Context) -> Message:
+    """Destroy the key of a run."""
+    give = _authority(context).close
+    return _answer(request, context, messages.AuthorityClose, give)

@@ -1,0 +1,178 @@
+"""What a client keeps of a run between messages: the accepted plan, its codes, its ledger and its policy."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mosaic_secure.config import RunConfig
+from mosaic_secure.data import load_client
+from mosaic_secure.errors import UserError
+from mosaic_secure.plan import RunPlan
+from privacy.budget import BudgetPlan
+from privacy.canonical import canonical_json
+from privacy.errors import LedgerError
+from privacy.identity import SigningKey
+from privacy.ledger import Ledger
+from privacy.policy import ClientPolicy
+from privacy.releases import ReleaseStore
+from privacy.storage import write_durably
+
+if TYPE_CHECKING:
+    from mosaic_secure.data.records import ClientData
+
+__all__ = ["ClientHome", "Session", "enrol"]
+
+IDENTITY = "identity.key"
+POLICY = "policy.toml"
+_RUNS = "runs"
+_CACHE = "cache"
+_LOCK_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class ClientHome:
+    """A client's own directory: identity, policy, ledger, releases. Never part of a run directory."""
+
+    path: Path
+    party: str
+
+    @cached_property
+    def key(self) -> SigningKey:
+        """The client's identity."""
+        return SigningKey.load(self.path / IDENTITY)
+
+    @cached_property
+    def policy(self) -> ClientPolicy:
+        """The client's own rules."""
+        return ClientPolicy.load(self.path / POLICY)
+
+    @contextmanager
+    def ledger(self) -> Iterator[Ledger]:
+        """The ledger, locked for as long as the block runs."""
+        population = self.policy.population
+        with Ledger.open(
+            self.path, population, self.key, party=self.party, wait_seconds=_LOCK_SECONDS
+        ) as ledger:
+            yield ledger
+
+
+def enrol(home: ClientHome, run_id: str, config_json: str, plan_json: str, roster: dict[str, str]) -> None:
+    """Check a plan against policy and ledger, and keep it. Repeating it changes nothing.
+
+    Args:
+        config_json, plan_json: the configuration and the budget, as the server sent them.
+        roster: client id -> public key (hex) of all who take part; must be the policy's.
+
+    Raises:
+        BudgetError, LedgerError: policy or ledger refuse it.
+        UserError: configuration and plan do not belong together, or the roster is not the pinned one.
+    """
+    config = RunConfig.from_dict(json.loads(config_json))
+    plan = RunPlan.derive(config, BudgetPlan.from_dict(json.loads(plan_json)))
+    policy = home.policy
+    if roster != dict(policy.roster):
+        raise UserError("roster: it is not the one that this client's policy pins")
+    with home.ledger() as ledger:
+        ledger.enrol(
+            run_id,
+            plan.budget,
+            plan.config_hash,
+            policy,
+            trust=config.privacy.trust,
+            min_contributors=config.min_contributors,
+            honest_clients=config.honest_clients if config.privacy.trust == "distributed" else None,
+            colluding_clients=config.privacy.colluding_clients,
+            insecure_noise=config.privacy.insecure_reproducible_noise,
+        )
+    kept = canonical_json({"config": json.loads(config_json), "plan": json.loads(plan_json)})
+    write_durably(home.path / _RUNS / f"{run_id}.json", kept)
+
+
+class Session:
+    """One enrolled run at one client.
+
+    Args:
+        home: the client's directory.
+        run_id: enrolled before.
+        index: position of the client among the parties; decides which records are its own in a simulation.
+        data_root: folder of the data, if it is not the configuration's.
+
+    Raises:
+        LedgerError: the run is not enrolled here.
+    """
+
+    def __init__(self, home: ClientHome, run_id: str, index: int, data_root: str | None = None) -> None:
+        self.home, self.run_id, self.index, self._data_root = home, run_id, index, data_root
+        path = home.path / _RUNS / f"{run_id}.json"
+        try:
+            kept: dict[str, Any] = json.loads(path.read_bytes())
+        except OSError:
+            raise LedgerError(f"run {run_id}: is not enrolled at this client") from None
+        self.config = RunConfig.from_dict(kept["config"])
+        self.plan = RunPlan.derive(self.config, BudgetPlan.from_dict(kept["plan"]), data_root)
+
+    @cached_property
+    def data(self) -> ClientData:
+        """The client's records; they stay here."""
+        return load_client(self.config, self.index, self._data_root)
+
+    @property
+    def architecture(self) -> str:
+        """The classifier that this client trains."""
+        return self.config.architecture_of(self.index)
+
+    @contextmanager
+    def releases(self) -> Iterator[ReleaseStore]:
+        """The store that makes releases once; the ledger is locked meanwhile."""
+        insecure = self.config.seed if self.config.privacy.insecure_reproducible_noise else None
+        with self.home.ledger() as ledger:
+            yield ReleaseStore(self.home.path, ledger, self.run_id, insecure)
+
+    def inputs(self, digest: str, **parts: object) -> bytes:
+        """Canonical description of all that a release depends on."""
+        return canonical_json({"config": self.plan.config_hash, "data": digest, **parts})
+
+    @cached_property
+    def data_digest(self) -> str:
+        """SHA-256 of the records. Kept on this machine, and in the ledger under a key only."""
+        digest = hashlib.sha256()
+        for array in (self.data.images, self.data.labels):
+            digest.update(f"{array.dtype}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    def codes(self) -> tuple[np.ndarray, np.ndarray, str]:
+        """Codes [N, dim] and labels [N] of the records, and the records' digest.
+
+        Encoding is the slow part of a prototype round, so codes are kept in the client's home until the run
+        is sealed there.
+        """
+        path = self.home.path / _CACHE / self.run_id / "codes.npz"
+        if path.exists():
+            try:
+                with np.load(path, allow_pickle=False) as kept:
+                    return kept["codes"], kept["labels"], str(kept["digest"])
+            except (OSError, ValueError, KeyError):
+                path.unlink()
+        from mosaic_secure.models.encoders import encode
+
+        codes = encode(self.plan.encoder(), self.data.images)
+        buffer = io.BytesIO()
+        np.savez(buffer, codes=codes, labels=self.data.labels, digest=np.array(self.data_digest))
+        write_durably(path, buffer.getvalue())
+        return codes, self.data.labels, self.data_digest
+
+    def forget(self) -> None:
+        """Remove what was kept for speed alone."""
+        shutil.rmtree(self.home.path / _CACHE / self.run_id, ignore_errors=True)

@@ -1,0 +1,173 @@
+"""A client's local models under DP-SGD: its classifier, its generator, and rounds from the global model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from mosaic_secure.client.generator_training import (
+    GeneratorPlan,
+    GeneratorWeights,
+    MomentAnchor,
+    train_generator,
+)
+from mosaic_secure.models.classifiers import trainable_part
+from mosaic_secure.models.registry import build_classifier, build_discriminator, build_generator
+from mosaic_secure.seeds import derive_seed
+from privacy.dpsgd import train_private
+
+if TYPE_CHECKING:
+    from mosaic_secure.client.session import Session
+    from mosaic_secure.config import RunConfig
+    from privacy.dpsgd import DPSGDPlan
+    from privacy.randomness import NoiseSource
+
+__all__ = ["initial_classifier", "train_classifier", "train_local_generator", "weights_of"]
+
+_SHIFT = 8  # augmentation moves an image by at most 1/8 of its side
+
+
+def initial_options(config: RunConfig, architecture: str) -> dict[str, int]:
+    """Options of an architecture that the run implies: the seed of a fixed public encoder."""
+    return {"encoder_seed": derive_seed(config.seed, "encoder")} if architecture == "scatter_head" else {}
+
+
+def initial_seed(config: RunConfig, architecture: str) -> int:
+    """Seed of the weights that all clients of an architecture start from."""
+    return derive_seed(config.seed, "classifier", architecture)
+
+
+def initial_classifier(config: RunConfig, architecture: str, image_shape: tuple, classes: int) -> nn.Module:
+    """The network that all clients of an architecture start from."""
+    options = initial_options(config, architecture)
+    return build_classifier(architecture, image_shape, classes, initial_seed(config, architecture), **options)
+
+
+def weights_of(model: nn.Module) -> dict[str, np.ndarray]:
+    """Trained parameters by name, as arrays; fixed public parts are left out."""
+    trained, _ = trainable_part(model)
+    return {name: value.detach().cpu().numpy().copy() for name, value in trained.named_parameters()}
+
+
+def set_weights(model: nn.Module, weights: Mapping[str, np.ndarray]) -> None:
+    """Put trained parameters back.
+
+    Raises:
+        ValueError: names or shapes are not the model's.
+    """
+    trained, _ = trainable_part(model)
+    parameters = dict(trained.named_parameters())
+    if set(parameters) != set(weights):
+        raise ValueError("weights: the names are not those of the architecture")
+    with torch.no_grad():
+        for name, value in parameters.items():
+            given = torch.from_numpy(np.asarray(weights[name]))
+            if given.shape != value.shape or not torch.isfinite(given).all():
+                raise ValueError(
+                    "weights: a shape is not that of the architecture, or a number is not finite"
+                )
+            value.copy_(given)
+
+
+def train_classifier(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    plan: DPSGDPlan,
+    noise: NoiseSource,
+    augmentations: int = 1,
+) -> None:
+    """Train `model` in place by DP-SGD on cross-entropy; one release under `plan`.
+
+    Args:
+        images: [N, C, S, S] in [0, 1]. labels: [N].
+        augmentations: views of each record, shifted by up to an eighth of the side, whose gradients are
+            averaged before clipping; ignored where only a head on fixed features is trained.
+    """
+    trained, transform = trainable_part(model)
+    if transform is not None:
+        with torch.no_grad():
+            images = torch.cat([transform(part) for part in images.split(512)]) if len(images) else images
+
+    def loss(params: dict, buffers: dict, image: Tensor, label: Tensor) -> Tensor:
+        logits = functional_call(trained, (params, buffers), (image[None],))
+        return nn.functional.cross_entropy(logits, label[None])
+
+    def shifted(batch: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
+        pictures, targets = batch
+        reach = max(1, pictures.shape[-1] // _SHIFT)
+        moves = torch.randint(-reach, reach + 1, (len(pictures), augmentations, 2), generator=generator)
+        moves[:, 0] = 0
+        side = torch.arange(pictures.shape[-1])
+        rows = (side - moves[..., :1]).clamp(0, len(side) - 1)
+        columns = (side - moves[..., 1:]).clamp(0, len(side) - 1)
+        records = torch.arange(len(pictures))[:, None, None, None]
+        views = pictures.movedim(1, -1)[records, rows[..., :, None], columns[..., None, :]]
+        return views.movedim(-1, 2), targets[:, None].expand(-1, augmentations)
+
+    augment = shifted if augmentations > 1 and transform is None else None
+    train_private(trained, loss, (images, labels), plan, noise, augment=augment)
+
+
+def train_local_generator(
+    session: Session,
+    classifier: nn.Module,
+    broadcast: Mapping[str, np.ndarray],
+    own_counts: np.ndarray | None,
+    noise: NoiseSource,
+) -> nn.Module:
+    """The client's conditional generator, after training against its private discriminator.
+
+    Args:
+        classifier: the client's DP-trained one, of this very composition.
+        broadcast: "pixel_means" [K, P] and "pixel_seconds" [K, P, P] of pooled pixels where the server has
+            moments; empty otherwise.
+        own_counts: [K], the client's own noised class counts, which say what labels to ask for.
+    """
+    config, plan = session.config.generator, session.plan
+    sizes = {"latent_dim": config.latent_dim}
+    seed = derive_seed(session.config.seed, "generator")
+    shape, classes = plan.image_shape, plan.num_classes
+    generator = build_generator(config.architecture, shape, classes, seed, **sizes)
+    discriminator = build_discriminator(config.architecture, shape, classes, seed)
+    anchor = None
+    if "pixel_means" in broadcast:
+        encoder = plan.encoder()
+        anchor = MomentAnchor(
+            describe=encoder.pool,
+            class_means=torch.from_numpy(broadcast["pixel_means"]).float(),
+            class_seconds=torch.from_numpy(broadcast["pixel_seconds"]).float(),
+        )
+    settings = GeneratorPlan(
+        learning_rate=config.learning_rate,
+        batch_size=config.batch,
+        updates=config.generator_steps,
+        warmup=config.warmup if anchor is not None else 0,
+        ema_decay=config.ema_decay,
+        weights=GeneratorWeights(
+            adversarial=config.adversarial,
+            diversity=config.diversity,
+            entropy=config.entropy,
+            label=config.label,
+            anchor=config.anchor,
+        ),
+    )
+    data = session.data
+    train_generator(
+        generator,
+        discriminator,
+        classifier.eval().requires_grad_(False),
+        torch.from_numpy(data.images),
+        torch.from_numpy(data.labels),
+        plan.dpsgd("generator", data.declared_records),
+        noise,
+        settings=settings,
+        label_prior=None if own_counts is None else torch.from_numpy(own_counts),
+        anchor=anchor,
+    )
+    return generator

@@ -1,0 +1,218 @@
+"""`train`: a whole federation on this machine, from a configuration to a sealed run directory."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mosaic_secure import __version__
+from mosaic_secure.config import RunConfig, config_hash
+from mosaic_secure.data import check_available
+from mosaic_secure.engine.parties import Federation, provision
+from mosaic_secure.errors import UserError
+from mosaic_secure.plan import RunPlan, build_plan
+from mosaic_secure.progress import Progress, ProgressCallback
+from mosaic_secure.runs.directory import RunDirectory, default_run_path
+
+if TYPE_CHECKING:
+    from flwr.serverapp import Grid
+
+__all__ = ["RunResult", "train"]
+
+CLIENT_APP = "mosaic_secure.client.app:app"
+LEDGER_VARIABLE = "MOSAIC_LEDGER_DIR"
+DEFAULT_LEDGERS = "ledgers"
+_MOST_WORKERS = 8
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run tells.
+
+    Attributes:
+        accuracy: of the global model on the public test part; None where there is none.
+        epsilon: the largest over clients of what the accountant composes from what was done.
+        seconds: of this call. ablation: rows of `--ablate`, or empty.
+    """
+
+    run: str
+    dataset: str
+    clients: int
+    accuracy: float | None
+    epsilon: float
+    delta: float
+    seconds: float
+    device: str
+    teacher_accuracy: float | None = None
+    trust: str = "local"
+    ablation: tuple[dict[str, Any], ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; an infinite epsilon is left to the writer."""
+        record = dict(vars(self))
+        record["ablation"] = list(self.ablation)
+        if not self.ablation:
+            del record["ablation"]
+        return record
+
+
+def train(
+    config: RunConfig,
+    *,
+    out: Path | None = None,
+    resume: bool = False,
+    ledger_dir: Path | None = None,
+    progress: ProgressCallback | None = None,
+    ablate: bool = False,
+) -> RunResult:
+    """Run the federation of `config` and leave a sealed run in `out`.
+
+    Args:
+        out: the run directory; a fresh one under runs/ when None. It must be new or empty unless `resume`.
+        ledger_dir: where the parties live; `MOSAIC_LEDGER_DIR` or ./ledgers when None.
+        progress: is told about stages.
+        ablate: also measure what each part of the server's work is worth (costs no privacy).
+
+    Raises:
+        UserError, PrivacyError: bad input or a refused plan; nothing earned is lost, and a run that began can
+            be resumed.
+    """
+    started = time.monotonic()
+    tell = progress or (lambda _: None)
+    device = _device(config.engine.device)
+    check_available(config.data, config.data.root)
+    parties = Path(ledger_dir or os.environ.get(LEDGER_VARIABLE) or DEFAULT_LEDGERS)
+    path = out or default_run_path()
+    with ExitStack() as stack:
+        run = stack.enter_context(
+            RunDirectory.create(path, resume=resume, config=config.to_dict(), config_hash=config_hash(config))
+        )
+        if run.sealed:
+            return _stored_result(run)
+        federation = provision(config, parties)
+        launch = _launcher(config, federation, stack)
+        tell(Progress("planning", 0, 1))
+        plan = build_plan(config, config.data.root)
+        _check_architectures(plan)
+        if run.load_stage("enrol") is None:
+            federation.check(run.run_id, plan)
+        tell(Progress("planning", 1, 1, f"epsilon {plan.budget.epsilon:.4g} at delta {plan.budget.delta:g}"))
+        kept: list[dict[str, Any]] = []
+
+        def serve(grid: Grid) -> None:
+            from mosaic_secure.server.run import lead
+
+            kept.append(lead(grid, run, plan, federation.roster, device, tell, ablate))
+
+        launch(serve)
+        facts = kept[0]
+        record = {
+            **facts,
+            "run": str(path),
+            "dataset": config.data.dataset,
+            "clients": config.clients.count,
+            "delta": plan.budget.delta,
+            "device": device,
+            "trust": config.privacy.trust,
+            "seconds": round(time.monotonic() - started, 2),
+        }
+        run.seal({"result": record, "versions": _versions(), "mosaic_secure": __version__})
+        return RunResult(**record)
+
+
+def _launcher(
+    config: RunConfig, federation: Federation, stack: ExitStack
+) -> Callable[[Callable[[Grid], None]], None]:
+    """Start the engine's workers now and return a function that runs the server's side on them.
+
+    Workers import their libraries while the caller goes on planning.
+    """
+    nodes = federation.node_configs(config.data.root)
+    workers = config.engine.workers
+    if workers is None:
+        workers = min(len(nodes) - 1, os.cpu_count() or 1, _MOST_WORKERS)
+    threads = config.engine.threads or 1
+    if config.engine.name == "simulation":
+
+        def simulate(serve: Callable[[Grid], None]) -> None:
+            from mosaic_secure.engine.simulation import run_simulation
+
+            run_simulation(_server_app(serve), CLIENT_APP, nodes, workers=max(1, workers), threads=threads)
+
+        return simulate
+    from mosaic_secure.engine.inprocess import FIRST_NODE_ID, InProcessGrid
+
+    table = {FIRST_NODE_ID + index: node for index, node in enumerate(nodes)}
+    grid = stack.enter_context(InProcessGrid(table, CLIENT_APP, workers=workers, threads=threads))
+
+    def run(serve: Callable[[Grid], None]) -> None:
+        from flwr.app import Context, RecordDict
+
+        _server_app(serve)(grid, Context(0, 0, {}, RecordDict(), {}))
+
+    return run
+
+
+def _server_app(serve: Callable[[Grid], None]) -> Any:
+    """The ServerApp whose main part is `serve`; the same in every engine."""
+    from flwr.serverapp import ServerApp
+
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, _context: object) -> None:
+        serve(grid)
+
+    return app
+
+
+def _check_architectures(plan: RunPlan) -> None:
+    """Build every network of the plan once, so that a mistake is told before any client starts."""
+    from mosaic_secure.client.training import initial_classifier
+    from mosaic_secure.models.global_model import build_global_model
+    from mosaic_secure.models.registry import generator_names
+
+    config = plan.config
+    if config.classifier.enabled:
+        for name in config.architecture_groups:
+            initial_classifier(config, name, plan.image_shape, plan.num_classes)
+    build_global_model(plan)
+    if config.generator.enabled and config.generator.architecture not in generator_names():
+        raise UserError(
+            f"generator.architecture = {config.generator.architecture!r}: must be one of "
+            f"{', '.join(generator_names())}"
+        )
+
+
+def _device(wanted: str) -> str:
+    """The device that `--device` names, as torch spells it."""
+    if wanted == "cpu":
+        return "cpu"
+    import torch
+
+    available = torch.cuda.is_available()
+    if wanted == "auto":
+        return "cuda" if available else "cpu"
+    index = int(wanted.partition(":")[2] or 0)
+    if not available or index >= torch.cuda.device_count():
+        raise UserError(f"engine.device = {wanted!r}: that device is not there; use 'auto' or 'cpu'")
+    return wanted
+
+
+def _stored_result(run: RunDirectory) -> RunResult:
+    record = dict(run.manifest["result"])
+    record["epsilon"] = float(record["epsilon"])
+    return RunResult(**{**record, "ablation": tuple(record.get("ablation", ()))})
+
+
+def _versions() -> dict[str, str]:
+    import platform
+    from importlib.metadata import version
+
+    names = ("torch", "opacus", "tenseal", "flwr", "torchvision", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}

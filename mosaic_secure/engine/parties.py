@@ -1,0 +1,133 @@
+"""The parties of a simulated federation: a directory of its own for each client and for the key authority.
+
+Directories lie under the ledger directory, outside every run, and outlast runs: identities, policies and
+ledgers stay. A client that has a policy keeps it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mosaic_secure.client.authority import AuthorityHome
+from mosaic_secure.client.session import IDENTITY, POLICY, ClientHome, enrol
+from mosaic_secure.errors import UserError
+from privacy.canonical import canonical_json
+from privacy.identity import SigningKey
+from privacy.policy import ClientPolicy
+from privacy.storage import make_private_directory, write_durably
+
+if TYPE_CHECKING:
+    from mosaic_secure.config import RunConfig
+    from mosaic_secure.plan import RunPlan
+
+__all__ = ["Federation", "provision"]
+
+AUTHORITY = "authority"
+_RELEASES = ("counts", "centre", "moments", "gradient", "classifier", "generator", "fine_tune")
+_SIZE = "federation.json"
+FEWEST_CONTRIBUTORS = 2
+
+
+@dataclass(frozen=True)
+class Federation:
+    """The parties of one simulated federation.
+
+    Attributes:
+        home: directory of all of them. roster: party id -> public key (hex); the authority is "authority".
+        clients: ids in order.
+    """
+
+    home: Path
+    roster: dict[str, str]
+    clients: tuple[str, ...]
+
+    def node_configs(self, data_root: str | None) -> list[dict[str, Any]]:
+        """Configuration of every node, clients first, as Flower hands it to the ClientApp."""
+        shared = {"data_root": data_root or ""}
+        nodes = [
+            {"role": "client", "party": name, "home": str(self.home / name), "index": index, **shared}
+            for index, name in enumerate(self.clients)
+        ]
+        return [
+            *nodes,
+            {"role": AUTHORITY, "party": AUTHORITY, "home": str(self.home / AUTHORITY), "index": -1},
+        ]
+
+    def check(self, run_id: str, plan: RunPlan) -> None:
+        """Enrol every client here and now, so that a refusal is told in words before anything starts.
+
+        In a simulation whoever starts the run is every client, and may hear why one of them refuses.
+
+        Raises:
+            BudgetError, LedgerError: the first refusal, with the client's name.
+        """
+        config = canonical_json(plan.config.to_dict()).decode()
+        budget = canonical_json(plan.budget.to_dict()).decode()
+        roster = {party: key for party, key in self.roster.items() if party != AUTHORITY}
+        for client in self.clients:
+            try:
+                enrol(ClientHome(self.home / client, client), run_id, config, budget, roster)
+            except ValueError as error:
+                raise type(error)(f"{client}: {error}") from None
+
+
+def provision(config: RunConfig, ledger_dir: Path) -> Federation:
+    """Make the directories, identities and policies that are missing, and return the federation.
+
+    Raises:
+        UserError: a private population was used with another number of clients: its records would move to
+            other ledgers, and spending would be undercounted.
+    """
+    population = config.data.population_id
+    name = f"{population}-{config.clients.count}" if config.is_public else population
+    home = ledger_dir / name
+    make_private_directory(home)
+    _check_size(home, config)
+    clients = config.client_ids
+    roster = {
+        party: SigningKey.load_or_create(home / party / IDENTITY).public.hex()
+        for party in (*clients, AUTHORITY)
+    }
+    pinned = {party: key for party, key in roster.items() if party != AUTHORITY}
+    for client in clients:
+        path = home / client / POLICY
+        if not path.exists():
+            _policy(config, name, pinned, roster[AUTHORITY]).save(path)
+    fewest = FEWEST_CONTRIBUTORS if config.is_public else config.min_contributors
+    AuthorityHome(home / AUTHORITY).set_terms(pinned, fewest)
+    return Federation(home, roster, clients)
+
+
+def _policy(config: RunConfig, population: str, roster: dict[str, str], authority: str) -> ClientPolicy:
+    return ClientPolicy(
+        population=population,
+        max_epsilon_per_run=config.max_epsilon_per_run,
+        max_epsilon_lifetime=config.max_epsilon_lifetime,
+        max_delta_lifetime=config.max_delta_lifetime,
+        allowed_releases=frozenset(_RELEASES),
+        min_contributors=FEWEST_CONTRIBUTORS if config.is_public else config.min_contributors,
+        roster=roster,
+        authority=authority,
+        allow_insecure_noise=config.is_public,
+    )
+
+
+def _check_size(home: Path, config: RunConfig) -> None:
+    path = home / _SIZE
+    try:
+        known = json.loads(path.read_bytes())["clients"]
+    except FileNotFoundError:
+        write_durably(path, canonical_json({"schema_version": 1, "clients": config.clients.count}))
+        return
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{path}: is damaged; it must hold the number of clients of this population"
+        ) from None
+    if known != config.clients.count:
+        raise UserError(
+            f"clients.count = {config.clients.count}: population {config.data.population_id} has ledgers of "
+            f"{known} clients; use {known}, or another data.population if no person is in both"
+        )

@@ -1,0 +1,278 @@
+"""From releases to one global model: experts, gate, synthetic records, distillation.
+
+All of it is post-processing. Nothing here sees a record or costs privacy, so it can be repeated with parts switched off to learn what each
+part is worth (`worth`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mosaic_secure.models.classifiers import predict_logits
+from mosaic_secure.models.global_model import build_global_model, build_prototype_model
+from mosaic_secure.models.registry import build_generator
+from mosaic_secure.server.distillation import distil
+from mosaic_secure.server.experts import ExpertGroup, Mixture, class_experts
+from mosaic_secure.server.gating import pool_evenly, train_gate
+from mosaic_secure.server.synthetic import MomentSampler, draw_from_generators, mix_records
+
+if TYPE_CHECKING:
+    from mosaic_secure.plan import RunPlan
+    from mosaic_secure.server.prototypes import PrototypeState
+
+__all__ = ["Assembly", "Parts", "Releases", "assemble", "worth"]
+
+_PROTOTYPE_PRIOR = 2.0  # the gate starts by trusting the expert that no skew can hurt
+
+
+@dataclass(frozen=True)
+class Releases:
+    """What the server holds after the clients' work.
+
+    Attributes:
+        state: of the prototype expert, or None without prototypes.
+        counts: client id -> noised class counts [K].
+        classifiers: client id -> (architecture, weights).
+        generators: client id -> state dictionary.
+    """
+
+    state: PrototypeState | None
+    counts: Mapping[str, np.ndarray]
+    classifiers: Mapping[str, tuple[str, Mapping[str, np.ndarray]]]
+    generators: Mapping[str, Mapping[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Which parts of the server's work are on."""
+
+    prototype_expert: bool = True
+    class_experts: bool = True
+    gate: bool = True
+    sampler: bool = True
+    generators: bool = True
+    distillation: bool = True
+
+    @classmethod
+    def of(cls, plan: RunPlan) -> Parts:
+        """The parts that a configuration switches on."""
+        config = plan.config
+        prototypes = config.prototypes.enabled
+        return cls(
+            prototype_expert=config.experts.enabled and config.experts.prototype_expert and prototypes,
+            class_experts=config.experts.enabled
+            and config.experts.class_experts
+            and config.classifier.enabled,
+            gate=config.gate.enabled,
+            sampler=prototypes and config.distill.sampler and config.prototypes.pixel_weight > 0,
+            generators=config.generator.enabled,
+            distillation=config.distill.enabled,
+        )
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """The result: the global model, and what it was made from.
+
+    Attributes:
+        model: the global model.
+        mixture: all experts. generators: by client.
+        scores: accuracy by name ("global", "teacher", "experts/...") on the public test part, if any.
+        facts: sizes and settings worth a line in the metrics.
+    """
+
+    model: nn.Module
+    mixture: Mixture
+    generators: Mapping[str, nn.Module]
+    scores: Mapping[str, float]
+    facts: Mapping[str, Any]
+
+
+def assemble(
+    plan: RunPlan,
+    releases: Releases,
+    parts: Parts,
+    device: str = "cpu",
+    test: tuple[np.ndarray, np.ndarray] | None = None,
+    note: Callable[[str], None] = lambda _: None,
+) -> Assembly:
+    """Build experts, gate and synthetic records, and distil the global model.
+
+    Args:
+        test: public test images [N, C, S, S] and labels [N]; used for scores only, after everything is fixed.
+        note: is told what is being done.
+    """
+    config, seed = plan.config, plan.config.seed
+    note("experts")
+    prototype = _prototype_group(plan, releases.state) if releases.state is not None else None
+    mixture = _mixture(plan, releases, parts, prototype)
+    generators = _generators(plan, releases)
+    note("synthetic records")
+    images, labels, own = _pool(plan, releases, parts, generators, device)
+    answers = mixture.log_probabilities(images, device)
+    prior = torch.tensor([_PROTOTYPE_PRIOR * (name == "prototype") for name in mixture.names])
+    gate = None
+    if parts.gate and len(mixture.names) > 1:
+        note("gate")
+        agreed = own | (pool_evenly(answers).argmax(-1) == labels)
+        rows = agreed.nonzero().flatten()
+        gate = train_gate(answers[rows], labels[rows], prior, config.gate, seed)
+    model = _student(plan, releases.state, parts, prototype)
+    kept = 0
+    if parts.distillation:
+        note("distillation")
+        mixed = mix_records(images, seed)
+        inputs = torch.cat([images, mixed])
+        answers = torch.cat([answers, mixture.log_probabilities(mixed, device)])
+        kept = distil(model, inputs, teach(gate, answers), config.distill, seed, device)
+    facts = {"experts": len(mixture.names), "synthetic_records": len(images), "distilled_on": kept}
+    return Assembly(model.eval(), mixture, generators, _scores(mixture, gate, model, test, device), facts)
+
+
+def worth(
+    plan: RunPlan,
+    releases: Releases,
+    device: str,
+    test: tuple[np.ndarray, np.ndarray] | None,
+    note: Callable[[str], None] = lambda _: None,
+) -> list[dict[str, Any]]:
+    """The global model without each part in turn, from the same releases: no privacy is spent.
+
+    Returns:
+        Rows of part, teacher and global accuracy, and the global model's change; None without a public test.
+    """
+    full = Parts.of(plan)
+    rows: list[dict[str, Any]] = []
+    variants = {"(everything on)": full}
+    for field in fields(Parts):
+        if getattr(full, field.name):
+            variants[field.name.replace("_", " ")] = replace(full, **{field.name: False})
+    base = None
+    for name, parts in variants.items():
+        if not (parts.prototype_expert or parts.class_experts) or not (parts.sampler or parts.generators):
+            continue
+        note(f"without {name}")
+        scores = assemble(plan, releases, parts, device, test).scores
+        base = scores.get("global") if base is None else base
+        gain = None if base is None else round(base - scores["global"], 4)
+        rows.append(
+            {
+                "without": name,
+                "teacher": scores.get("teacher"),
+                "global_model": scores.get("global"),
+                "worth": gain if parts != full else None,
+            }
+        )
+    return rows
+
+
+def teach(gate: nn.Module | None, answers: Tensor) -> Tensor:
+    """The teacher's log-probabilities [B, K] from the experts' [B, E, K]."""
+    if gate is None:
+        return pool_evenly(answers)
+    with torch.no_grad():
+        return torch.cat([gate(part) for part in answers.split(4096)])
+
+
+def _prototype_group(plan: RunPlan, state: PrototypeState) -> ExpertGroup:
+    model = build_prototype_model(plan)
+    model.trunk.centre.copy_(torch.from_numpy(state.centre).float())
+    weights = {
+        "linear.weight": torch.from_numpy(state.weights.T.copy()).float()[None],
+        "linear.bias": torch.zeros(1, plan.num_classes),
+    }
+    return ExpertGroup("prototype_head", ("prototype",), model, weights)
+
+
+def _mixture(plan: RunPlan, releases: Releases, parts: Parts, prototype: ExpertGroup | None) -> Mixture:
+    from mosaic_secure.client.training import initial_classifier
+
+    groups = [prototype] if prototype is not None and parts.prototype_expert else []
+    if releases.classifiers:
+        members: dict[str, list[str]] = {}
+        for client, (architecture, _) in releases.classifiers.items():
+            members.setdefault(architecture, []).append(client)
+        for architecture, clients in members.items():
+            template = initial_classifier(plan.config, architecture, plan.image_shape, plan.num_classes)
+            weights = [releases.classifiers[client][1] for client in clients]
+            counts = np.stack([releases.counts[client] for client in clients])
+            groups.append(
+                class_experts(architecture, template, clients, weights, counts, parts.class_experts)
+            )
+    return Mixture(tuple(groups))
+
+
+def _generators(plan: RunPlan, releases: Releases) -> dict[str, nn.Module]:
+    config, built = plan.config.generator, {}
+    for client, tensors in releases.generators.items():
+        model = build_generator(
+            config.architecture, plan.image_shape, plan.num_classes, 0, latent_dim=config.latent_dim
+        )
+        model.load_state_dict({name: torch.from_numpy(np.asarray(value)) for name, value in tensors.items()})
+        built[client] = model.eval().requires_grad_(False)
+    return built
+
+
+def _pool(
+    plan: RunPlan, releases: Releases, parts: Parts, generators: Mapping[str, nn.Module], device: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Images, labels, and which records have labels that need no second opinion (the sampler's)."""
+    config, seed = plan.config.distill, plan.config.seed
+    use_generators = parts.generators and bool(generators)
+    use_sampler = parts.sampler and releases.state is not None
+    size = config.synthetic_pool
+    drawn = size if not use_sampler else round(size * config.generator_part) if use_generators else 0
+    images, labels, own = [], [], []
+    if use_sampler:
+        sampler = MomentSampler(plan.encoder(), releases.state)
+        asked = torch.arange(size - drawn) % plan.num_classes
+        images += [sampler.prototypes(), sampler.draw(asked, seed)]
+        labels += [torch.arange(plan.num_classes), asked]
+        own.append(torch.ones(plan.num_classes + len(asked), dtype=torch.bool))
+    if use_generators:
+        counts = np.stack([releases.counts[client] for client in generators])
+        pictures, classes = draw_from_generators(list(generators.values()), counts, drawn, seed, device)
+        images.append(pictures)
+        labels.append(classes)
+        own.append(torch.zeros(len(classes), dtype=torch.bool))
+    return torch.cat(images), torch.cat(labels), torch.cat(own)
+
+
+def _student(
+    plan: RunPlan, state: PrototypeState | None, parts: Parts, prototype: ExpertGroup | None
+) -> nn.Module:
+    model = build_global_model(plan)
+    if plan.config.global_model.architecture == "prototype_head" and state is not None:
+        model.trunk.centre.copy_(torch.from_numpy(state.centre).float())
+        if prototype is not None and parts.prototype_expert and plan.config.distill.warm_start:
+            with torch.no_grad():
+                for name, value in prototype.expert(0).items():
+                    dict(model.head.named_parameters())[name].copy_(value)
+    return model
+
+
+def _scores(
+    mixture: Mixture,
+    gate: nn.Module | None,
+    model: nn.Module,
+    test: tuple[np.ndarray, np.ndarray] | None,
+    device: str,
+) -> dict[str, float]:
+    if test is None:
+        return {}
+    images, labels = torch.from_numpy(test[0]), torch.from_numpy(test[1])
+
+    def accuracy(predicted: Tensor) -> float:
+        return float((predicted.argmax(-1) == labels).double().mean())
+
+    answers = mixture.log_probabilities(images, device)
+    scores = {f"experts/{name}": accuracy(answers[:, i]) for i, name in enumerate(mixture.names)}
+    scores["teacher"] = accuracy(teach(gate, answers))
+    scores["global"] = accuracy(predict_logits(model, images))
+    return scores

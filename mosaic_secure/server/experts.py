@@ -1,0 +1,114 @@
+"""The mixture: class-specific experts inside each architecture group, and the prototype expert.
+
+Expert c of a group has the weights sum_i n_ic w_i / sum_i n_ic over the group's clients, n_ic being noised
+class counts (Mosaic, arXiv 2505.19699, stage 3). Experts of one architecture are evaluated as one batched
+call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from mosaic_secure.models.classifiers import trainable_part
+
+__all__ = ["ExpertGroup", "Mixture", "class_experts"]
+
+_BATCH = 512
+
+
+@dataclass(frozen=True)
+class ExpertGroup:
+    """Experts of one architecture.
+
+    Attributes:
+        architecture: name of the classifier.
+        names: one an expert, such as "cnn/class-3" or "mlp/client-1".
+        template: a network of that architecture; its own weights are not used.
+        weights: parameter name -> [experts, ...], of the part that clients train.
+    """
+
+    architecture: str
+    names: tuple[str, ...]
+    template: nn.Module
+    weights: Mapping[str, Tensor]
+
+    @torch.no_grad()
+    def log_probabilities(self, images: Tensor, device: torch.device | str = "cpu") -> Tensor:
+        """Log-probabilities [B, experts, K] of images [B, C, S, S], all experts in one batched call."""
+        model = self.template.to(device).eval()
+        trained, transform = trainable_part(model)
+        weights = {name: value.to(device) for name, value in self.weights.items()}
+        buffers = dict(trained.named_buffers())
+
+        def one(expert: dict[str, Tensor], inputs: Tensor) -> Tensor:
+            return functional_call(trained, {**buffers, **expert}, (inputs,))
+
+        parts = []
+        for batch in images.split(_BATCH):
+            inputs = batch.to(device) if transform is None else transform(batch.to(device))
+            logits = vmap(one, in_dims=(0, None))(weights, inputs)
+            parts.append(logits.log_softmax(-1).transpose(0, 1).cpu())
+        return torch.cat(parts)
+
+    def expert(self, index: int) -> dict[str, Tensor]:
+        """Weights of one expert by parameter name."""
+        return {name: value[index] for name, value in self.weights.items()}
+
+
+def class_experts(
+    architecture: str,
+    template: nn.Module,
+    clients: Sequence[str],
+    weights: Sequence[Mapping[str, np.ndarray]],
+    counts: np.ndarray,
+    per_class: bool = True,
+) -> ExpertGroup:
+    """The experts of one group.
+
+    Args:
+        clients, weights: ids and DP-trained weights of the group's clients.
+        counts: [clients, K], their noised class counts; what is below zero counts as zero.
+        per_class: False gives one expert, weighted by the clients' whole sizes.
+
+    A group of one client has one expert: all of its class experts would be that client's model. A class that
+    nobody in the group seems to have is weighted by the clients' whole sizes.
+    """
+    stacked = {
+        name: torch.stack([torch.from_numpy(np.asarray(one[name])).float() for one in weights])
+        for name in weights[0]
+    }
+    if len(clients) == 1:
+        return ExpertGroup(architecture, (f"{architecture}/{clients[0]}",), template, stacked)
+    shares = torch.from_numpy(np.maximum(counts, 0.0)).double()
+    sizes = shares.sum(1, keepdim=True)
+    if float(sizes.sum()) <= 0:
+        sizes = torch.ones_like(sizes)
+    shares = torch.where(shares.sum(0) > 0, shares, sizes)
+    names = tuple(f"{architecture}/class-{c}" for c in range(shares.shape[1]))
+    if not per_class:
+        shares, names = sizes, (f"{architecture}/average",)
+    shares = (shares / shares.sum(0)).float()
+    mixed = {name: torch.einsum("ie,i...->e...", shares, value) for name, value in stacked.items()}
+    return ExpertGroup(architecture, names, template, mixed)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """All experts of a run, in a fixed order."""
+
+    groups: tuple[ExpertGroup, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all experts."""
+        return tuple(name for group in self.groups for name in group.names)
+
+    def log_probabilities(self, images: Tensor, device: torch.device | str = "cpu") -> Tensor:
+        """[B, E, K] for images [B, C, S, S]."""
+        return torch.cat([group.log_probabilities(images, device) for group in self.groups], dim=1)

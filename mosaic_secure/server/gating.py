@@ -1,0 +1,91 @@
+"""The meta gate: a small attention model that says which expert to trust on which record.
+
+Each expert's answer becomes a token that carries the expert's identity; tokens attend to each other, and each
+gets a score and a sharpness. The teacher's answer is the log-linear pool of the experts under the scores.
+The gate learns from labelled synthetic records and class prototypes alone (Mosaic, arXiv 2505.19699, stage
+5; the identities are ours: without them no gate can tell experts apart).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from mosaic_secure.models.seeding import build_seeded
+from mosaic_secure.seeds import derive_seed, torch_generator
+
+if TYPE_CHECKING:
+    from mosaic_secure.config import GateConfig
+
+__all__ = ["Gate", "pool_evenly", "train_gate"]
+
+_FLOOR = -12.0  # log-probabilities are cut here: one sure expert must not veto all the others
+
+
+class Gate(nn.Module):
+    """Attention over the answers of `experts` experts on `classes` classes.
+
+    Args:
+        dim, heads: width and heads of the attention.
+        prior: [experts], scores to start from.
+    """
+
+    def __init__(self, experts: int, classes: int, dim: int, heads: int, prior: Tensor) -> None:
+        super().__init__()
+        self.read = nn.Linear(classes, dim)
+        self.identity = nn.Parameter(0.1 * torch.randn(experts, dim))
+        self.attend = nn.MultiheadAttention(dim, heads, batch_first=True)
+        self.norm = nn.LayerNorm(dim)
+        self.score = nn.Linear(dim, 1)
+        nn.init.zeros_(self.score.weight)
+        nn.init.zeros_(self.score.bias)
+        self.prior = nn.Parameter(prior.clone())
+        self.sharpness = nn.Parameter(torch.zeros(experts))
+
+    def trust(self, answers: Tensor) -> Tensor:
+        """Weights [B, E] of the experts, from their log-probabilities [B, E, K]; each row sums to one."""
+        tokens = self.read(answers.exp()) + self.identity
+        attended, _ = self.attend(tokens, tokens, tokens, need_weights=False)
+        return (self.score(self.norm(tokens + attended)).squeeze(-1) + self.prior).softmax(-1)
+
+    def forward(self, answers: Tensor) -> Tensor:
+        """Log-probabilities [B, K] of the gated teacher, from the experts' [B, E, K]."""
+        sharpened = answers.clamp_min(_FLOOR) * self.sharpness.exp()[:, None]
+        return torch.einsum("be,bek->bk", self.trust(answers), sharpened).log_softmax(-1)
+
+
+def pool_evenly(answers: Tensor) -> Tensor:
+    """Log-linear pool [B, K] of all experts alike: the teacher when there is no gate."""
+    return answers.clamp_min(_FLOOR).mean(1).log_softmax(-1)
+
+
+def train_gate(answers: Tensor, labels: Tensor, prior: Tensor, config: GateConfig, seed: int) -> Gate:
+    """Fit a gate; returns the exponential moving average of its iterates.
+
+    Args:
+        answers: [N, E, K], log-probabilities of the experts on labelled synthetic records.
+        labels: [N], the classes that these records were drawn for.
+        prior: [E], scores to start from.
+    """
+    _, experts, classes = answers.shape
+
+    def fresh() -> Gate:
+        return Gate(experts, classes, config.dim, config.heads, prior)
+
+    gate = build_seeded(fresh, derive_seed(seed, "gate"))
+    average = torch.optim.swa_utils.AveragedModel(
+        gate, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.ema_decay)
+    )
+    optimizer = torch.optim.Adam(gate.parameters(), lr=config.learning_rate)
+    stream = torch_generator(seed, "gate-batches")
+    gate.train()
+    for _ in range(config.steps):
+        rows = torch.randint(len(answers), (min(config.batch, len(answers)),), generator=stream)
+        loss = nn.functional.nll_loss(gate(answers[rows]), labels[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        average.update_parameters(gate)
+    return average.module.eval()

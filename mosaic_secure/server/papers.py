@@ -1,0 +1,61 @@
+"""What a run tells in words and tables: the guarantee, the ledgers, and for public data who held what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from attacks.statistics import tpr_ceiling
+from mosaic_secure.plan import ENCRYPTED
+from mosaic_secure.protocol.trust import trust_table
+from privacy.statement import build_statement
+
+if TYPE_CHECKING:
+    from mosaic_secure.plan import RunPlan
+    from mosaic_secure.runs.directory import RunDirectory
+
+__all__ = ["write_papers"]
+
+
+def write_papers(
+    run: RunDirectory, plan: RunPlan, ended: Mapping[str, Any], done: Mapping[str, float]
+) -> None:
+    """Write privacy.json, ledgers.json and, for public data, membership.npz and partition.png."""
+    config = plan.config
+    statement = build_statement(
+        plan.budget,
+        trust=config.privacy.trust,
+        clients=config.clients.count,
+        honest_clients=config.honest_clients if config.privacy.trust == "distributed" else None,
+        colluding=config.privacy.colluding_clients,
+        min_contributors=config.min_contributors,
+        population={"name": config.data.population_id, "visibility": plan.info.visibility},
+        secure_noise=not config.privacy.insecure_reproducible_noise,
+        encrypted_releases=tuple(r.name for r in plan.budget.releases if r.name in ENCRYPTED),
+        anchored=bool(ended["anchors"]),
+    )
+    statement["spent"] = dict(done)
+    statement["trust_map"] = trust_table()["roles"]
+    statement["attack_ceiling"] = [
+        {"fpr": fpr, "tpr_at_most": tpr_ceiling(plan.budget.epsilon, plan.budget.delta, fpr)}
+        for fpr in (0.001, 0.01, 0.1)
+    ]
+    run.write_json("privacy.json", statement)
+    run.write_json("ledgers.json", {"excerpts": ended["excerpts"], "anchors": ended["anchors"]})
+    if config.is_public:
+        _write_public(run, plan)
+
+
+def _write_public(run: RunDirectory, plan: RunPlan) -> None:
+    import io
+
+    from mosaic_secure.data import load_partition
+    from mosaic_secure.report.partition_plot import partition_picture
+
+    parts = load_partition(plan.config, plan.config.data.root)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **dict(zip(plan.config.client_ids, parts, strict=True)))
+    run.write_bytes("membership.npz", buffer.getvalue())
+    run.write_bytes("partition.png", partition_picture(plan.config, plan.config.data.root))

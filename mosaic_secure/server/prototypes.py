@@ -1,0 +1,177 @@
+"""The prototype expert: a linear model on public codes, learnt from encrypted sums alone.
+
+Sums over clients do not depend on how records are spread over them, so neither does this expert. It is a
+ridge regression from noisy second moments and class sums, refined by gradient rounds that the noisy moments
+precondition (a bound-optimisation Newton step; Böhning 1992).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from mosaic_secure.config import PrototypesConfig
+    from privacy.mechanisms import SumMechanism
+
+__all__ = ["PrototypeState", "clean_spectrum", "start", "take_centre", "take_gradient", "take_moments"]
+
+_LOGIT_SCALE = 4.0  # regression on one-hot labels spans about 1; four times that are usable logits
+_CURVATURE = 8.0  # a gradient's noise over the ridge it calls for, by screening on public data
+
+
+@dataclass(frozen=True)
+class PrototypeState:
+    """What the server knows after some rounds. All arrays float64.
+
+    Attributes:
+        centre: [dim], mean code; zeros before it is released.
+        weights: [dim, K], softmax weights on centred codes; zeros before the moments.
+        velocity, total: [dim, K], of the gradient steps: momentum, and the sum of the averaged iterates.
+        averaged: [1], how many iterates `total` holds.
+        vectors, values: [dim, dim], [dim], eigenvectors and eigenvalues of the noisy second moments.
+        ridge: [1], what is added to the cleaned eigenvalues before they are inverted.
+        sums, counts: [K, dim], [K], class sums and noised class counts.
+        noise: [1], standard deviation of the noise on a second moment.
+    """
+
+    centre: np.ndarray
+    weights: np.ndarray
+    velocity: np.ndarray
+    total: np.ndarray
+    averaged: np.ndarray
+    vectors: np.ndarray
+    values: np.ndarray
+    ridge: np.ndarray
+    sums: np.ndarray
+    counts: np.ndarray
+    noise: np.ndarray
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Arrays by name, for a checkpoint."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> PrototypeState:
+        """The state that `arrays` describes."""
+        return cls(**{f.name: np.asarray(arrays[f.name], dtype=np.float64) for f in fields(cls)})
+
+    @property
+    def means(self) -> np.ndarray:
+        """[K, dim], class means of the centred codes."""
+        return self.sums / np.maximum(self.counts, 1.0)[:, None]
+
+
+def clean_spectrum(values: np.ndarray, noise: float) -> np.ndarray:
+    """Eigenvalues of a symmetric matrix without what noise on it explains.
+
+    Noise of deviation `noise` on the diagonal and noise / sqrt 2 beside it has eigenvalues up to
+    r = noise * sqrt(2 n) (Wigner's semicircle); a true eigenvalue t > r/2 shows as t + r^2 / (4 t), which is
+    inverted here (Benaych-Georges and Nadakuditi 2011). The rest counts as zero.
+    """
+    radius = noise * math.sqrt(2.0 * len(values))
+    above = np.maximum(values, radius)
+    return np.where(values > radius, (above + np.sqrt(above**2 - radius**2)) / 2.0, 0.0)
+
+
+def start(dim: int, classes: int) -> PrototypeState:
+    """Nothing known yet."""
+    flat = np.zeros((dim, classes))
+    return PrototypeState(
+        centre=np.zeros(dim),
+        weights=flat,
+        velocity=flat,
+        total=flat,
+        averaged=np.zeros(1),
+        vectors=np.eye(dim),
+        values=np.ones(dim),
+        ridge=np.zeros(1),
+        sums=np.zeros((classes, dim)),
+        counts=np.zeros(classes),
+        noise=np.zeros(1),
+    )
+
+
+def take_centre(state: PrototypeState, code_sum: np.ndarray, records: float) -> PrototypeState:
+    """The centre from the sum of all codes [dim] and a released or declared number of records."""
+    mean = code_sum / max(records, 1.0)
+    return replace(state, centre=mean / max(1.0, float(np.linalg.norm(mean))))
+
+
+def take_moments(
+    state: PrototypeState,
+    decoded: dict[str, np.ndarray],
+    counts: np.ndarray,
+    mechanism: SumMechanism,
+    contributors: int,
+    config: PrototypesConfig,
+) -> PrototypeState:
+    """The ridge solution from class sums and second moments.
+
+    Args:
+        decoded: "class_sums" [dim, K], "counts" [K] and, where configured, "second_moments" [dim, dim].
+        counts: [K], separately released class counts, all clients together; combined with the encrypted ones.
+        mechanism: of the moments round; tells how noisy each block is.
+        contributors: clients in the sum.
+    """
+    class_sums = decoded["class_sums"]
+    dim, classes = class_sums.shape
+    counts = np.maximum(counts, 1.0)
+    records = float(counts.sum())
+    targets = class_sums - class_sums.sum(axis=1, keepdims=True) / classes
+    if "second_moments" in decoded:
+        noise = mechanism.noise_std("second_moments", contributors)
+        values, vectors = np.linalg.eigh(decoded["second_moments"])
+        # Off-diagonal entries carry noise / sqrt 2: the spectrum of pure noise reaches sqrt(2 dim) noise.
+        ridge = max(config.ridge * noise * math.sqrt(dim / 2.0), 1e-4 * records / dim)
+    else:
+        noise = ridge = 0.0
+        values, vectors = np.full(dim, records / dim), np.eye(dim)
+    inverse = 1.0 / (clean_spectrum(values, noise) + ridge)
+    weights = _LOGIT_SCALE * (vectors @ ((vectors.T @ targets) * inverse[:, None]))
+    return replace(
+        state,
+        weights=weights,
+        total=np.zeros_like(weights),
+        averaged=np.zeros(1),
+        velocity=np.zeros_like(weights),
+        vectors=vectors,
+        values=values,
+        ridge=np.array([ridge]),
+        sums=class_sums.T.copy(),
+        counts=counts,
+        noise=np.array([noise]),
+    )
+
+
+def take_gradient(
+    state: PrototypeState,
+    gradient: np.ndarray,
+    round: int,
+    mechanism: SumMechanism,
+    contributors: int,
+    config: PrototypesConfig,
+) -> PrototypeState:
+    """One preconditioned step on the summed softmax gradient [dim, K]; the last iterates are averaged."""
+    dim = len(state.centre)
+    floor = mechanism.noise_std("gradient", contributors) * math.sqrt(dim) / _CURVATURE
+    curvature = clean_spectrum(state.values, float(state.noise[0])) + max(floor, float(state.ridge[0]))
+    scaled = state.vectors @ ((state.vectors.T @ gradient) / curvature[:, None])
+    velocity = config.momentum * state.velocity - config.step * scaled
+    weights = state.weights + velocity
+    total, averaged = state.total, state.averaged
+    first = config.rounds - max(1, _round_up(config.average * config.rounds))
+    if round >= first:
+        total, averaged = total + weights, averaged + 1.0
+    state = replace(state, weights=weights, velocity=velocity, total=total, averaged=averaged)
+    if round == config.rounds - 1:
+        state = replace(state, weights=total / averaged)
+    return state
+
+
+def _round_up(value: float) -> int:
+    """Ceiling that forgives floating point: 0.25 * 12 is 3."""
+    return math.ceil(value - 1e-9)

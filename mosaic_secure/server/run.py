@@ -1,0 +1,183 @@
+"""A run from the server's chair: collect releases, build the global model, end the run, write it down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from mosaic_secure import __version__
+from mosaic_secure.client.training import weights_of
+from mosaic_secure.engine.discovery import discover
+from mosaic_secure.models.classifiers import predict_logits
+from mosaic_secure.models.global_model import build_global_model, global_options, global_seed
+from mosaic_secure.progress import Progress, ProgressCallback
+from mosaic_secure.protocol.log import MessageLog
+from mosaic_secure.runs.artefacts import Member, ModelSpec, write_collection, write_global_model
+from mosaic_secure.server.assembly import Assembly, Parts, Releases, assemble, worth
+from mosaic_secure.server.coordinator import Coordinator
+from mosaic_secure.server.courier import Courier
+from mosaic_secure.server.papers import write_papers
+from privacy.accounting import compose_epsilon, event_from_dict
+
+if TYPE_CHECKING:
+    from flwr.serverapp import Grid
+
+    from mosaic_secure.plan import RunPlan
+    from mosaic_secure.runs.directory import RunDirectory
+
+__all__ = ["lead"]
+
+
+def lead(
+    grid: Grid,
+    run: RunDirectory,
+    plan: RunPlan,
+    roster: Mapping[str, str],
+    device: str,
+    progress: ProgressCallback,
+    ablate: bool = False,
+) -> dict[str, Any]:
+    """Everything between the first message and the sealed directory.
+
+    Returns:
+        accuracy, teacher_accuracy (None without a public test part), epsilon (of what was done), ablation.
+    """
+    from mosaic_secure.data import load_public_test
+
+    torch.set_num_threads(plan.config.engine.threads or 1)
+    nodes = discover(grid, len(roster), version=__version__)
+    courier = Courier(grid, nodes, MessageLog(run.path / "messages.jsonl"))
+    coordinator = Coordinator(courier, run, plan, roster, progress)
+    test = load_public_test(plan.config, plan.config.data.root)
+    releases = coordinator.collect()
+    state, scores = _build(run, plan, releases, device, test, progress)
+    if plan.config.fine_tune.rounds:
+        model = build_global_model(plan)
+        _load(model, state)
+        state = coordinator.fine_tune(state, tuple(weights_of(model)))
+        scores = _rescored(plan, state, scores, test)
+    write_global_model(run, _spec(plan, "global"), state)
+    rows = (
+        worth(plan, releases, device, test, lambda text: progress(Progress("ablation", note=text)))
+        if ablate
+        else []
+    )
+    ended = coordinator.finish()
+    _write_metrics(run, scores)
+    done = {client: _spent(excerpt, plan.budget.delta) for client, excerpt in ended["excerpts"].items()}
+    write_papers(run, plan, ended, done)
+    return {
+        "accuracy": scores.get("global"),
+        "teacher_accuracy": scores.get("teacher"),
+        "epsilon": max(done.values(), default=plan.budget.epsilon),
+        "ablation": tuple(rows),
+    }
+
+
+def _build(
+    run: RunDirectory,
+    plan: RunPlan,
+    releases: Releases,
+    device: str,
+    test: tuple[np.ndarray, np.ndarray] | None,
+    progress: ProgressCallback,
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    found = run.load_stage("assembled")
+    if found is not None:
+        return found[0], dict(found[1]["scores"])
+
+    def note(text: str) -> None:
+        progress(Progress("global model", note=text))
+
+    made = assemble(plan, releases, Parts.of(plan), device, test, note)
+    _write_experts(run, plan, made)
+    _write_generators(run, plan, made, releases)
+    state = {name: value.cpu().numpy() for name, value in made.model.state_dict().items()}
+    run.save_stage("assembled", state, {"scores": dict(made.scores), "facts": dict(made.facts)})
+    progress(Progress("global model", 1, 1))
+    return state, dict(made.scores)
+
+
+def _rescored(
+    plan: RunPlan,
+    state: Mapping[str, np.ndarray],
+    scores: Mapping[str, float],
+    test: tuple[np.ndarray, np.ndarray] | None,
+) -> dict[str, float]:
+    if test is None:
+        return dict(scores)
+    model = build_global_model(plan)
+    _load(model, state)
+    predicted = predict_logits(model, torch.from_numpy(test[0])).argmax(-1).numpy()
+    return {**scores, "distilled": scores["global"], "global": float((predicted == test[1]).mean())}
+
+
+def _load(model: torch.nn.Module, state: Mapping[str, np.ndarray]) -> None:
+    model.load_state_dict({name: torch.from_numpy(np.asarray(value)) for name, value in state.items()})
+
+
+def _spec(plan: RunPlan, kind: str, architecture: str = "") -> ModelSpec:
+    from mosaic_secure.client.training import initial_options, initial_seed
+    from mosaic_secure.models.global_model import prototype_options
+
+    shape, classes, names = plan.image_shape, plan.num_classes, plan.info.class_names
+    if kind == "global":
+        chosen = plan.config.global_model.architecture
+        return ModelSpec(chosen, shape, classes, global_seed(plan), global_options(plan), names)
+    if architecture == "prototype_head":
+        return ModelSpec(architecture, shape, classes, 0, prototype_options(plan), names)
+    options = initial_options(plan.config, architecture)
+    return ModelSpec(architecture, shape, classes, initial_seed(plan.config, architecture), options, names)
+
+
+def _write_experts(run: RunDirectory, plan: RunPlan, made: Assembly) -> None:
+    members = []
+    for group in made.mixture.groups:
+        spec = _spec(plan, "expert", group.architecture)
+        for index, name in enumerate(group.names):
+            state = {key: value.clone() for key, value in group.template.state_dict().items()}
+            prefix = "head." if group.template.frozen_trunk else ""
+            state.update({prefix + key: value for key, value in group.expert(index).items()})
+            members.append(Member(name.replace("/", "-"), spec, state))
+    write_collection(run, "experts", members)
+
+
+def _write_generators(run: RunDirectory, plan: RunPlan, made: Assembly, releases: Releases) -> None:
+    if not made.generators:
+        return
+    config = plan.config.generator
+    spec = ModelSpec(
+        config.architecture,
+        plan.image_shape,
+        plan.num_classes,
+        0,
+        {"latent_dim": config.latent_dim},
+        plan.info.class_names,
+    )
+    members = []
+    for client in made.generators:
+        sizes = np.maximum(releases.counts[client], 0.0)
+        members.append(
+            Member(client, spec, releases.generators[client], float(sizes.sum()), tuple(map(float, sizes)))
+        )
+    write_collection(run, "generators", members)
+
+
+def _write_metrics(run: RunDirectory, scores: Mapping[str, float]) -> None:
+    if run.has("metrics.jsonl"):
+        return
+    for name, value in scores.items():
+        run.append_jsonl(
+            "metrics.jsonl", {"metric": "accuracy", "of": name, "on": "public test", "value": value}
+        )
+    if not scores:
+        run.append_jsonl("metrics.jsonl", {"metric": "accuracy", "of": "global", "on": None, "value": None})
+
+
+def _spent(excerpt: Mapping[str, Any], delta: float) -> float:
+    """Epsilon composed from the releases that a ledger excerpt lists."""
+    events = tuple(event_from_dict(release["event"]) for release in excerpt["releases"])
+    return compose_epsilon(events, delta) if events else 0.0
