@@ -31,7 +31,8 @@ _BOUNDS = {
     "second_moments": 1.0,  # upper triangle of p p^T, off-diagonals times sqrt 2: its norm is |p|^2
     "gradient": math.sqrt(2.0),  # p (x) (softmax - onehot(y)): |softmax - onehot| <= sqrt 2
 }
-_TAIL = 9.0  # Gaussian standard deviations kept free above the largest sum: exceeded with probability < 1e-18
+_TAIL = 9.0  # standard deviations of its own noise that each client's part leaves free: passed with p < 1e-18
+_LARGEST_WEIGHT = 1e6  # of a broadcast model: keeps the softmax from overflowing, at any length of codes
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,8 @@ def grid_for(max_sum: int, records: int, clients: int, mechanism: SumMechanism) 
     Args:
         max_sum: largest absolute integer that decodes exactly (a property of the encryption parameters).
         records: declared records of all clients together.
-        clients: number of clients; each may use an equal part of `max_sum`, and is clamped to it.
+        clients: number of clients; each may use an equal part of `max_sum`, and is clamped to it. Where one
+            client holds most records, coordinates beyond its part would be cut.
 
     Raises:
         PrivacyError: when not even a grid of 16 units per 1.0 fits.
@@ -206,9 +208,10 @@ def grid_for(max_sum: int, records: int, clients: int, mechanism: SumMechanism) 
 
     limit = max_sum // clients
     weight = max(s.weight for s in mechanism.statistics)
-    # No coordinate of one record exceeds weight; noise tails are linear in the grid but for rounding.
+    # No coordinate of one record exceeds weight; noise tails are linear in the grid but for rounding. Each
+    # client is clamped by itself, so each needs room for its whole noise: it does not average out.
     root = math.sqrt(mechanism.length)
-    tail = _TAIL * mechanism.noise_multiplier * math.sqrt(clients / mechanism.honest)
+    tail = _TAIL * mechanism.noise_multiplier * clients / math.sqrt(mechanism.honest)
     grid = (max_sum - tail * root) / (records * weight + tail * mechanism.sensitivity)
     if grid < 16:
         raise PrivacyError(
@@ -234,9 +237,13 @@ def _sums(
         return onehot.sum(axis=0)
     if kind == "class_sums":
         return (codes.T @ onehot).ravel()
-    if weights is None or np.shape(weights) != (codes.shape[1], classes) or not np.isfinite(weights).all():
-        shape = [codes.shape[1], classes]
-        raise PrivacyError(f"weights: the gradient needs finite numbers of shape {shape}")
+    # An overflow would make the softmax of some records not a number: a sum without any bound. The refusal
+    # depends on the broadcast alone.
+    shape = (codes.shape[1], classes)
+    if weights is None or np.shape(weights) != shape or not (np.abs(weights) <= _LARGEST_WEIGHT).all():
+        raise PrivacyError(
+            f"weights: the gradient needs numbers of shape {list(shape)}, none beyond {_LARGEST_WEIGHT:g}"
+        )
     return (codes.T @ (_softmax(codes @ weights) - onehot)).ravel()
 
 
@@ -261,4 +268,3 @@ def _unpack(packed: np.ndarray, dim: int) -> np.ndarray:
     matrix = np.zeros((dim, dim))
     matrix[rows, columns] = packed / np.where(rows == columns, 1.0, math.sqrt(2.0))
     return matrix + np.triu(matrix, 1).T
-
