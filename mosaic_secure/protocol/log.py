@@ -76,7 +76,8 @@ class MessageLog:
             "dst_role": receiver.role,
             **rest,
         }
-        with self._path.open("ab") as out:
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        with os.fdopen(descriptor, "ab") as out:
             out.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
         self._sequence += 1
 

@@ -16,6 +16,7 @@ from mosaic_secure.models.global_model import build_global_model, global_options
 from mosaic_secure.progress import Progress, ProgressCallback
 from mosaic_secure.protocol.log import MessageLog
 from mosaic_secure.runs.artefacts import Member, ModelSpec, write_collection, write_global_model
+from mosaic_secure.runs.encoding import json_line
 from mosaic_secure.server.assembly import Assembly, Parts, Releases, assemble, worth
 from mosaic_secure.server.coordinator import Coordinator
 from mosaic_secure.server.courier import Courier
@@ -167,14 +168,12 @@ def _write_generators(run: RunDirectory, plan: RunPlan, made: Assembly, releases
 
 
 def _write_metrics(run: RunDirectory, scores: Mapping[str, float]) -> None:
-    if run.has("metrics.jsonl"):
-        return
-    for name, value in scores.items():
-        run.append_jsonl(
-            "metrics.jsonl", {"metric": "accuracy", "of": name, "on": "public test", "value": value}
-        )
-    if not scores:
-        run.append_jsonl("metrics.jsonl", {"metric": "accuracy", "of": "global", "on": None, "value": None})
+    rows = [
+        {"metric": "accuracy", "of": name, "on": "public test", "value": value}
+        for name, value in scores.items()
+    ]
+    rows = rows or [{"metric": "accuracy", "of": "global", "on": None, "value": None}]
+    run.write_bytes("metrics.jsonl", b"".join(json_line(row) for row in rows))
 
 
 def _spent(excerpt: Mapping[str, Any], delta: float) -> float:

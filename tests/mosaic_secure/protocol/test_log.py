@@ -81,3 +81,8 @@ def test_the_walk_believes_no_class_that_the_log_claims(tmp_path):
     filled(path)
     path.write_text(path.read_text().replace("dp_release", "public"))
     assert len(walk(path).problems) == 1
+
+
+def test_a_log_is_for_its_owner_only(tmp_path):
+    filled(tmp_path / "messages.jsonl")
+    assert (tmp_path / "messages.jsonl").stat().st_mode & 0o777 == 0o600
