@@ -106,11 +106,17 @@ class ExpertsConfig(Section):
 
 
 class GateConfig(Section):
-    """The attention model that says which expert to trust where."""
+    """The attention model that says which expert to trust where.
+
+    ``prototype_trust``: where it starts; that expert is the one which no skew of the clients can hurt.
+    ``caution``: weight of the divergence from this start in the loss.
+    """
 
     enabled: bool = True
     dim: Count = 32
     heads: Count = 4
+    prototype_trust: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    caution: Weight = 2.0
     steps: Count = 200
     batch: Count = 256
     learning_rate: Positive = 3e-3

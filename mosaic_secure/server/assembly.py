@@ -19,7 +19,7 @@ from mosaic_secure.models.global_model import build_global_model, build_prototyp
 from mosaic_secure.models.registry import build_generator
 from mosaic_secure.server.distillation import distil
 from mosaic_secure.server.experts import ExpertGroup, Mixture, class_experts
-from mosaic_secure.server.gating import pool_evenly, train_gate
+from mosaic_secure.server.gating import pool, starting_scores, train_gate
 from mosaic_secure.server.synthetic import MomentSampler, draw_from_generators, mix_records
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from mosaic_secure.server.prototypes import PrototypeState
 
 __all__ = ["Assembly", "Parts", "Releases", "assemble", "worth"]
-
-_PROTOTYPE_PRIOR = 2.0  # the gate starts by trusting the expert that no skew can hurt
 
 
 @dataclass(frozen=True)
@@ -116,11 +114,11 @@ def assemble(
     note("synthetic records")
     images, labels, own = _pool(plan, releases, parts, generators, device)
     answers = mixture.log_probabilities(images, device)
-    prior = torch.tensor([_PROTOTYPE_PRIOR * (name == "prototype") for name in mixture.names])
+    prior = starting_scores(mixture.names, "prototype", config.gate.prototype_trust)
     gate = None
     if parts.gate and len(mixture.names) > 1:
         note("gate")
-        agreed = own | (pool_evenly(answers).argmax(-1) == labels)
+        agreed = own | (pool(answers, prior).argmax(-1) == labels)
         rows = agreed.nonzero().flatten()
         gate = train_gate(answers[rows], labels[rows], prior, config.gate, seed)
     model = _student(plan, releases.state, parts, prototype)
@@ -175,7 +173,7 @@ def worth(
 def teach(gate: nn.Module | None, answers: Tensor) -> Tensor:
     """The teacher's log-probabilities [B, K] from the experts' [B, E, K]."""
     if gate is None:
-        return pool_evenly(answers)
+        return pool(answers)
     with torch.no_grad():
         return torch.cat([gate(part) for part in answers.split(4096)])
 

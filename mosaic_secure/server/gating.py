@@ -8,6 +8,8 @@ The gate learns from labelled synthetic records and class prototypes alone (Mosa
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,7 +21,7 @@ from mosaic_secure.seeds import derive_seed, torch_generator
 if TYPE_CHECKING:
     from mosaic_secure.config import GateConfig
 
-__all__ = ["Gate", "pool_evenly", "train_gate"]
+__all__ = ["Gate", "departure", "pool", "starting_scores", "train_gate"]
 
 _FLOOR = -12.0  # log-probabilities are cut here: one sure expert must not veto all the others
 
@@ -56,9 +58,29 @@ class Gate(nn.Module):
         return torch.einsum("be,bek->bk", self.trust(answers), sharpened).log_softmax(-1)
 
 
-def pool_evenly(answers: Tensor) -> Tensor:
-    """Log-linear pool [B, K] of all experts alike: the teacher when there is no gate."""
-    return answers.clamp_min(_FLOOR).mean(1).log_softmax(-1)
+def pool(answers: Tensor, scores: Tensor | None = None) -> Tensor:
+    """Log-linear pool [B, K] of the experts' answers [B, E, K] under the trust softmax(scores), or even trust."""
+    answers = answers.clamp_min(_FLOOR)
+    if scores is None:
+        return answers.mean(1).log_softmax(-1)
+    return torch.einsum("e,bek->bk", scores.softmax(-1), answers).log_softmax(-1)
+
+
+def starting_scores(names: Sequence[str], favourite: str, trust: float) -> Tensor:
+    """Scores [E] whose softmax gives `trust` to the expert `favourite`, the rest evenly to the others.
+
+    Without an expert of that name all start alike.
+    """
+    scores = torch.zeros(len(names))
+    if favourite in names and len(names) > 1:
+        scores[list(names).index(favourite)] = math.log(trust / (1.0 - trust)) + math.log(len(names) - 1)
+    return scores
+
+
+def departure(trust: Tensor, prior: Tensor) -> Tensor:
+    """Mean KL divergence of the prior trust softmax(prior) [E] from the trust [B, E] that the gate gives."""
+    start = prior.log_softmax(-1)
+    return (start.exp() * (start - trust.clamp_min(1e-12).log())).sum(-1).mean()
 
 
 def train_gate(answers: Tensor, labels: Tensor, prior: Tensor, config: GateConfig, seed: int) -> Gate:
@@ -84,6 +106,8 @@ def train_gate(answers: Tensor, labels: Tensor, prior: Tensor, config: GateConfi
     for _ in range(config.steps):
         rows = torch.randint(len(answers), (min(config.batch, len(answers)),), generator=stream)
         loss = nn.functional.nll_loss(gate(answers[rows]), labels[rows])
+        # Synthetic records are easier than real ones: leaving the prior must pay for itself.
+        loss = loss + config.caution * departure(gate.trust(answers[rows]), prior)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
