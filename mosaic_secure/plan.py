@@ -109,8 +109,7 @@ class RunPlan:
 
         if budget.target_epsilon != config.privacy.epsilon or budget.delta != config.privacy.delta:
             raise UserError("plan: its epsilon or delta is not the configuration's")
-        wanted = [(r.name, r.kind, r.rounds, r.sample_rate, r.steps) for r in release_requests(config)]
-        if wanted != [(r.name, r.kind, r.rounds, r.sample_rate, r.steps) for r in budget.releases]:
+        if [_asked(r) for r in budget.releases] != [_asked(r) for r in release_requests(config)]:
             raise UserError("plan: its releases are not the configuration's")
         return cls(config, budget, data_info(config.data, data_root))
 
@@ -277,6 +276,11 @@ class RunPlan:
             "upload_bytes_per_client": ciphertexts * self.ckks.ciphertext_bytes,
             "exchanges_per_client": len(self.rounds) + 3 + tuning,
         }
+
+
+def _asked(release: ReleaseRequest) -> tuple[object, ...]:
+    """Everything about a release but its noise."""
+    return release.name, release.share, release.kind, release.rounds, release.sample_rate, release.steps
 
 
 def build_plan(config: RunConfig, data_root: str | None = None) -> RunPlan:
