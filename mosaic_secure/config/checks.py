@@ -186,6 +186,11 @@ def _check_parts(config: RunConfig) -> None:
         raise UserError(
             "prototypes.centre_share + prototypes.gradient_share leave the moments nothing: keep it below 1"
         )
+    if prototypes.enabled and prototypes.encoder == "fourier" and prototypes.dim % 2:
+        raise UserError(
+            f"prototypes.dim = {prototypes.dim}: Fourier features come in pairs of sine and cosine; "
+            "use an even number"
+        )
     if config.gate.dim % config.gate.heads:
         raise UserError(f"gate.dim = {config.gate.dim}: must be a multiple of gate.heads")
     distill = config.distill
