@@ -28,10 +28,13 @@ def write_small_run() -> Callable[..., Path]:
         image_shape: tuple[int, int, int] = (1, 8, 8),
         class_names: tuple[str, ...] = ("cat", "dog", "owl"),
         generators: bool = False,
+        **options: object,
     ) -> Path:
         classes = len(class_names)
-        spec = artefacts.ModelSpec(architecture, image_shape, classes, seed=5, class_names=class_names)
-        module = build_classifier(architecture, image_shape, classes, seed=6)
+        spec = artefacts.ModelSpec(
+            architecture, image_shape, classes, seed=5, options=options, class_names=class_names
+        )
+        module = build_classifier(architecture, image_shape, classes, seed=6, **options)
         with RunDirectory.create(path) as run:
             artefacts.write_global_model(run, spec, module.state_dict())
             if generators:

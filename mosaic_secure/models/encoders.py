@@ -142,7 +142,7 @@ class _NoFeatures(nn.Module):
     dim = 0
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return images.new_zeros(len(images), 0)
+        return images.new_zeros(images.shape[0], 0)
 
 
 def encoder_names() -> tuple[str, ...]:

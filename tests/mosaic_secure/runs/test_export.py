@@ -50,6 +50,39 @@ def test_onnx_computes_the_same_for_any_number_of_images(small_run: Path, tmp_pa
     assert np.array_equal(logits.argmax(axis=1), expected)
 
 
+CODE = {"dim": 64, "pixel_side": 8, "pixel_weight": 0.3}
+
+
+@needs_onnx
+@pytest.mark.parametrize(
+    ("architecture", "image_shape", "options"),
+    [
+        ("prototype_head", (1, 8, 8), {"encoder": "fourier", **CODE}),
+        ("prototype_head", (1, 28, 28), {"encoder": "scattering", "hidden": 8, **CODE}),
+        pytest.param(
+            "prototype_head", (3, 32, 32), {"encoder": "scattering", **CODE}, marks=pytest.mark.slow
+        ),
+        ("prototype_head", (1, 28, 28), {"encoder": "pixels", "pixel_side": 14}),
+        ("scatter_head", (1, 8, 8), {"dim": 64}),
+        pytest.param("scatter_head", (1, 28, 28), {"dim": 64}, marks=pytest.mark.slow),
+        pytest.param("scatter_head", (3, 32, 32), {"dim": 64}, marks=pytest.mark.slow),
+    ],
+)
+def test_heads_on_public_encoders_export(write_small_run, tmp_path, architecture, image_shape, options):
+    run = write_small_run(tmp_path / "run", architecture=architecture, image_shape=image_shape, **options)
+    trained = mosaic_secure.load(run)
+    for parameter in trained.module.head.parameters():  # a fresh head may be all zero
+        torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporting, "load", lambda _: trained)
+        for format in exporting.FORMATS:
+            assert export(run, format, tmp_path / "model").max_difference < 1e-4
+    images = torch.rand(40, *image_shape, generator=torch.Generator().manual_seed(1))
+    module = torch.export.load(tmp_path / "model").module()
+    with torch.inference_mode():
+        assert torch.allclose(module(images), trained.module(images), atol=1e-4)
+
+
 @pytest.mark.slow
 @needs_onnx
 @pytest.mark.parametrize("architecture", ["cnn_wide", "mlp", "resnet18", "mobilenet_v3_small"])
