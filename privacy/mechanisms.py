@@ -31,6 +31,9 @@ _BOUNDS = {
     "second_moments": 1.0,  # upper triangle of p p^T, off-diagonals times sqrt 2: its norm is |p|^2
     "gradient": math.sqrt(2.0),  # p (x) (softmax - onehot(y)): |softmax - onehot| <= sqrt 2
 }
+# Canonne, Kamath and Steinke 2020; Kairouz, Liu and Steinke 2021: sums of discrete Gaussians of at least this
+# standard deviation differ from one discrete Gaussian, and that from a continuous one, by under 1e-60.
+_FINEST_NOISE = 4.0
 _TAIL = 9.0  # standard deviations of its own noise that each client's part leaves free: passed with p < 1e-18
 _LARGEST_WEIGHT = 1e6  # of a broadcast model: keeps the softmax from overflowing, at any length of codes
 
@@ -74,8 +77,10 @@ class SumMechanism:
         noise_multiplier: sigma over sensitivity of the noise that the *guarantee* rests on; 0 for none.
         honest: clients who share that noise; each adds variance sigma^2 / honest. 1 means own noise suffices.
         grid: integer units per 1.0 of a weighted statistic.
-        limit: outputs are clamped to [-limit, limit] after the noise (post-processing), so that encrypted
-            sums cannot overflow.
+        limit: outputs lie in [-limit, limit], so that encrypted sums cannot overflow. Exact sums are clamped
+            *before* the noise, with room for its tail, so that no client's noise is cut away where its sum is
+            large: under shared noise the others rely on it. A clamp moves no two values further apart, so
+            the sensitivity stays.
     """
 
     statistics: tuple[Statistic, ...]
@@ -120,6 +125,11 @@ class SumMechanism:
         return self.target_std / math.sqrt(self.honest)
 
     @property
+    def tail(self) -> int:
+        """Room, grid units, that one client's noise stays within but for a chance of 1e-18."""
+        return math.ceil(_TAIL * self.own_std)
+
+    @property
     def event(self) -> GaussianEvent:
         """What the accountant is told."""
         return GaussianEvent(self.noise_multiplier)
@@ -142,17 +152,58 @@ class SumMechanism:
 
         Returns:
             int64 [length].
+
+        Raises:
+            PrivacyError: shapes or labels do not fit, or see `check_noise` and `check_weights`.
         """
         import numpy as np
 
+        self.check_noise()
+        if any(s.kind == "gradient" for s in self.statistics):
+            self.check_weights(weights)
         codes, labels = self._clipped(codes, labels)
         blocks = [
             s.weight * self.grid * _sums(s.kind, codes, labels, self.classes, weights)
             for s in self.statistics
         ]
-        exact = np.rint(np.concatenate(blocks)).astype(np.int64)
+        room = float(self.limit - self.tail)
+        exact = np.rint(np.clip(np.concatenate(blocks), -room, room)).astype(np.int64)
         noise = source.discrete_gaussian(self.own_std, len(exact))
         return np.clip(exact + noise, -self.limit, self.limit)
+
+    def check_noise(self) -> None:
+        """Refuse a grid or a limit on which the noise would not be the one that is accounted.
+
+        Raises:
+            PrivacyError: the noise is too small for its grid, or the limit would cut it.
+        """
+        if self.noise_multiplier and self.own_std < _FINEST_NOISE:
+            raise PrivacyError(
+                f"grid: one client's noise has a standard deviation of {self.own_std:.3g} units, below "
+                f"{_FINEST_NOISE:g}, where discrete noise no longer adds up like a Gaussian; use a finer grid"
+            )
+        if self.tail >= self.limit:
+            raise PrivacyError(
+                f"limit: {self.limit} leaves no room for the noise, which reaches {self.tail}; use a coarser "
+                "grid or less noise"
+            )
+
+    def check_weights(self, weights: np.ndarray | None) -> None:
+        """Refuse a broadcast model that "gradient" cannot take; may be asked before anything is charged.
+
+        An overflow would make the softmax of some records not a number: a sum without any bound. The refusal
+        depends on the broadcast alone.
+
+        Raises:
+            PrivacyError: missing, of another shape, or with numbers that are too large or none.
+        """
+        import numpy as np
+
+        shape = (self.dim, self.classes)
+        if weights is None or np.shape(weights) != shape or not (np.abs(weights) <= _LARGEST_WEIGHT).all():
+            raise PrivacyError(
+                f"weights: the gradient needs numbers of shape {list(shape)}, none beyond {_LARGEST_WEIGHT:g}"
+            )
 
     def decode(self, values: np.ndarray) -> dict[str, np.ndarray]:
         """Statistics from a released vector or a sum of them: int64 [length] -> arrays by kind.
@@ -202,7 +253,7 @@ def grid_for(max_sum: int, records: int, clients: int, mechanism: SumMechanism) 
             client holds most records, coordinates beyond its part would be cut.
 
     Raises:
-        PrivacyError: when not even a grid of 16 units per 1.0 fits.
+        PrivacyError: when not even a grid of 16 units per 1.0 fits, or the noise is too small for the grid.
     """
     import dataclasses
 
@@ -219,7 +270,9 @@ def grid_for(max_sum: int, records: int, clients: int, mechanism: SumMechanism) 
             "records, less noise, or larger encryption parameters"
         )
     power = 2.0 ** min(24, math.floor(math.log2(grid)))
-    return dataclasses.replace(mechanism, grid=power, limit=limit)
+    fitted = dataclasses.replace(mechanism, grid=power, limit=limit)
+    fitted.check_noise()
+    return fitted
 
 
 def _sums(
@@ -237,13 +290,6 @@ def _sums(
         return onehot.sum(axis=0)
     if kind == "class_sums":
         return (codes.T @ onehot).ravel()
-    # An overflow would make the softmax of some records not a number: a sum without any bound. The refusal
-    # depends on the broadcast alone.
-    shape = (codes.shape[1], classes)
-    if weights is None or np.shape(weights) != shape or not (np.abs(weights) <= _LARGEST_WEIGHT).all():
-        raise PrivacyError(
-            f"weights: the gradient needs numbers of shape {list(shape)}, none beyond {_LARGEST_WEIGHT:g}"
-        )
     return (codes.T @ (_softmax(codes @ weights) - onehot)).ravel()
 
 

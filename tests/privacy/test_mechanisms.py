@@ -238,8 +238,23 @@ def test_what_leaves_is_clamped_to_the_limit():
     made = mechanism("counts", classes=3, grid=1000.0, limit=2500)
     released = made.release(np.zeros((5, 4)), np.array([0, 0, 0, 0, 1]), source())
     assert released.tolist() == [2500, 1000, 0]
-    noisy = dataclasses.replace(made, noise_multiplier=50.0, dim=4)
-    assert np.abs(noisy.release(*no_records(4), source())).max() <= 2500
+
+
+def test_no_sum_is_so_large_that_the_noise_on_it_is_cut_away():
+    # Under shared noise the others rely on it. P(false alarm) < 1e-9: 5 standard errors of a variance.
+    made = mechanism("counts", classes=1000, noise=2.0, honest=3, grid=1000.0, limit=10**5)
+    labels = np.repeat(np.arange(1000), 200)
+    released = made.release(np.zeros((len(labels), 4)), labels, source())
+    assert np.abs(released.std() / made.own_std - 1) < 5 / math.sqrt(2000)
+    assert np.abs(released).max() <= made.limit
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"), [({"limit": 2500, "noise": 50.0}, "limit"), ({"noise": 1e-3, "grid": 16.0}, "grid")]
+)
+def test_noise_that_its_grid_or_limit_would_spoil_is_refused(changes, named):
+    with pytest.raises(PrivacyError, match=named):
+        mechanism("counts", **changes).release(*no_records(4), source())
 
 
 @st.composite
