@@ -6,6 +6,7 @@ separately from the same two documents, so neither can be led to a mechanism tha
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mosaic_secure.config import RunConfig, config_hash
 from mosaic_secure.errors import UserError
 from privacy.budget import BudgetPlan, PlannedRelease, ReleaseRequest, plan_budget
+from privacy.canonical import canonical_json
 from privacy.mechanisms import Statistic, SumMechanism, grid_for
 from privacy.secagg.parameters import CkksParameters
 
@@ -119,6 +121,12 @@ class RunPlan:
         return config_hash(self.config)
 
     @property
+    def agreement(self) -> str:
+        """Hash (SHA-256, hex) of configuration and budget: what all who take part must have agreed to."""
+        agreed = {"config": self.config_hash, "plan": self.budget.to_dict()}
+        return hashlib.sha256(canonical_json(agreed)).hexdigest()
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """(channels, height, width)."""
         return self.info.image_shape
@@ -195,6 +203,11 @@ class RunPlan:
             out += [EncryptedRound(f"{name}-{k}", name, k, fitted) for k in range(planned.rounds)]
         return tuple(out)
 
+    @property
+    def round_lengths(self) -> dict[str, int]:
+        """Integers in each contribution, by round id."""
+        return {item.round_id: item.length for item in self.rounds}
+
     def _statistics(self, name: str) -> tuple[Statistic, ...]:
         if name == "centre":
             return (Statistic("code_sum"),)
@@ -213,23 +226,29 @@ class RunPlan:
                 return item
         raise UserError(f"round {round_id!r} is not in the plan")
 
-    def dpsgd(self, name: str, declared_records: int) -> DPSGDPlan:
+    def dpsgd(self, name: str, declared_records: int, architecture: str | None = None) -> DPSGDPlan:
         """DP-SGD of one round of `name` ("classifier", "generator" or "fine_tune") at a client.
 
         The normaliser is sample rate times *declared* records: a constant, whatever the client really holds.
+
+        Args:
+            architecture: of the client's classifier, which may have a learning rate of its own.
         """
         from privacy.dpsgd import DPSGDPlan
 
         part: Any = getattr(self.config, name)
         planned = self.budget.release(name)
         discriminator = name == "generator"
+        rate = part.discriminator_learning_rate if discriminator else part.learning_rate
+        if name == "classifier":
+            rate = part.learning_rates.get(architecture, rate)
         return DPSGDPlan(
             noise_multiplier=planned.noise_multiplier,
             sample_rate=planned.sample_rate,
             steps=planned.steps // planned.rounds,
             max_grad_norm=part.max_grad_norm,
             expected_batch_size=planned.sample_rate * declared_records,
-            learning_rate=part.discriminator_learning_rate if discriminator else part.learning_rate,
+            learning_rate=rate,
             optimizer=part.optimizer,
             momentum=part.momentum,
             chunk_size=part.chunk_size,

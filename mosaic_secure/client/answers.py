@@ -68,17 +68,22 @@ def prototypes(session: Session, request: PrototypeRequest) -> PrototypeReply:
     from mosaic_secure.models.encoders import centre_codes
     from privacy.secagg.contribution import ContributionHeader, seal_contribution
     from privacy.secagg.packing import encrypt_integers
-    from privacy.secagg.results import PublicKeyInfo
+    from privacy.secagg.results import PublicKeyInfo, terms_digest
 
     plan, home = session.plan, session.home
     wanted = plan.round(request.round_id)
     authority = home.policy.authority_key
     if authority is None:
         raise UserError("authority: this client's policy pins none, and encrypted rounds need one")
+    terms = terms_digest(
+        home.policy.roster_keys, session.config.min_contributors, plan.round_lengths, plan.agreement
+    )
     PublicKeyInfo(
-        request.run_id, plan.ckks, request.key_id, request.public_context, request.context_signature
+        request.run_id, plan.ckks, terms, request.key_id, request.public_context, request.context_signature
     ).check(authority)
     centre, weights = _model(request.broadcast, plan.code_dim, plan.num_classes)
+    if wanted.release == "gradient":
+        wanted.mechanism.check_weights(weights)  # before anything is charged
     codes, labels, digest = session.codes()
     header = ContributionHeader(
         client=home.party,
@@ -123,7 +128,7 @@ def trained(session: Session, request: LocalTrainingRequest) -> LocalTrainingRep
             model,
             torch.from_numpy(data.images),
             torch.from_numpy(data.labels),
-            plan.dpsgd("classifier", data.declared_records),
+            plan.dpsgd("classifier", data.declared_records, session.architecture),
             source,
             config.classifier.augmentations,
         )

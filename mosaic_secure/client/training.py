@@ -145,6 +145,7 @@ def train_local_generator(
         )
     settings = GeneratorPlan(
         learning_rate=config.learning_rate,
+        momentum=config.momentum,
         batch_size=config.batch,
         updates=config.generator_steps,
         warmup=config.warmup if anchor is not None else 0,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from mosaic_secure.errors import UserError
+from mosaic_secure.models.names import CLASSIFIERS
 
 if TYPE_CHECKING:
     from mosaic_secure.config.run import RunConfig
@@ -21,6 +24,7 @@ def check(config: RunConfig) -> None:
     _check_partition(config)
     _check_trust(config)
     _check_parts(config)
+    _check_architectures(config)
     _check_shares(config)
 
 
@@ -201,6 +205,21 @@ def _check_parts(config: RunConfig) -> None:
             f"classifier.steps = {config.classifier.steps} is below classifier.rounds = "
             f"{config.classifier.rounds}: each round needs a step"
         )
+
+
+def _check_architectures(config: RunConfig) -> None:
+    named: dict[str, Iterable[str]] = {
+        "clients.architectures": config.clients.architectures,
+        "classifier.learning_rates": config.classifier.learning_rates,
+        "global_model.architecture": [config.global_model.architecture],
+    }
+    for field, names in named.items():
+        for name in names:
+            if name not in CLASSIFIERS:
+                close = difflib.get_close_matches(name, CLASSIFIERS, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                known = ", ".join(CLASSIFIERS)
+                raise UserError(f"{field}: architecture {name!r} is unknown, expected one of {known}{hint}")
 
 
 def enabled_parts(config: RunConfig) -> dict[str, bool]:

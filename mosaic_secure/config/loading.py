@@ -116,4 +116,4 @@ def _lay(values: dict[str, Any], key: str, value: Any) -> None:
 
 def _open_fields() -> set[str]:
     """Fields that hold a mapping with keys of the user's own."""
-    return {"global_model.options", "data.declared_records"}
+    return {"global_model.options", "data.declared_records", "classifier.learning_rates"}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from mosaic_secure.config.base import Count, Fraction, Options, Positive, Rate, Section, Weight
 
@@ -54,6 +54,8 @@ class ClassifierConfig(Section):
 
     ``steps`` counts all rounds together; ``rounds`` above 1 average the clients of one architecture.
     ``augmentations``: versions of a record whose gradients are averaged before clipping.
+    ``learning_rates`` by architecture come before ``learning_rate``; who gives only the latter means it for
+    all of them.
     """
 
     enabled: bool = True
@@ -61,18 +63,27 @@ class ClassifierConfig(Section):
     steps: Count = 150
     rounds: Count = 1
     learning_rate: Positive = 0.5
+    learning_rates: dict[str, Positive] = {"cnn": 0.2, "cnn_wide": 0.2, "mlp": 0.4, "scatter_head": 2.0}
     optimizer: Optimizer = "sgd"
     momentum: Momentum = 0.9
     max_grad_norm: Positive = 1.0
     augmentations: Count = 1
-    ema_decay: Decay = 0.0
+    ema_decay: Decay = 0.9
     chunk_size: Count = 64
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_rate_for_all(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "learning_rate" in values and "learning_rates" not in values:
+            return {**values, "learning_rates": {}}
+        return values
 
 
 class GeneratorConfig(Section):
     """DP-SGD of each client's generator: its private discriminator, and the weights of its loss terms.
 
     ``warmup``: updates of the generator towards the released moments before the first private step.
+    ``momentum``: of both networks; the first beta where Adam is the optimizer, as it is for the generator.
     """
 
     enabled: bool = True
@@ -81,18 +92,18 @@ class GeneratorConfig(Section):
     sample_rate: Rate = 0.2
     steps: Count = 150
     generator_steps: Count = 1
-    warmup: Annotated[int, Field(ge=0, le=100_000)] = 100
+    warmup: Annotated[int, Field(ge=0, le=100_000)] = 150
     batch: Count = 64
-    learning_rate: Positive = 2e-3
+    learning_rate: Positive = 5e-3
     discriminator_learning_rate: Positive = 2e-3
     optimizer: Optimizer = "adam"
-    momentum: Momentum = 0.0
+    momentum: Momentum = 0.5
     max_grad_norm: Positive = 1.0
     adversarial: Weight = 1.0
-    diversity: Weight = 1.0
-    entropy: Weight = 0.1
-    label: Weight = 1.0
-    anchor: Weight = 1.0
+    diversity: Weight = 0.1
+    entropy: Weight = 0.01
+    label: Weight = 0.1
+    anchor: Weight = 30.0
     ema_decay: Decay = 0.0
     chunk_size: Count = 64
 

@@ -189,6 +189,12 @@ def test_dpsgd_divides_by_declared_records_and_splits_its_steps_over_rounds():
     assert dataclasses.replace(other, expected_batch_size=100.0) == trained
 
 
+def test_a_classifier_learns_at_the_rate_of_its_architecture():
+    made = plan_of(config(classifier__learning_rates={"mlp": 0.75}, classifier__learning_rate=0.25))
+    assert made.dpsgd("classifier", 400, "mlp").learning_rate == 0.75
+    assert made.dpsgd("classifier", 400, "cnn").learning_rate == 0.25
+
+
 def test_the_discriminator_has_its_own_learning_rate_and_no_average():
     made = plan_of(config(generator__discriminator_learning_rate=0.125, generator__ema_decay=0.5))
     trained = made.dpsgd("generator", 100)

@@ -156,3 +156,16 @@ def test_defaults_of_distributed_trust_hold_together(colluding, dropouts):
 def test_local_trust_counts_on_nobody_else():
     assert load_config("digits").honest_clients == 1
     assert load_config("digits").min_contributors == 3
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"classifier.learning_rates.cn": 0.1}, "classifier.learning_rates: architecture 'cn' is unknown"),
+        ({"classifier.learning_rates.cnn": 0}, "classifier.learning_rates = 0: must be above 0"),
+        ({"clients.architectures": "cnn,mpl"}, "clients.architectures: architecture 'mpl' is unknown"),
+        ({"global_model.architecture": "resnet"}, "did you mean 'resnet18'?"),
+    ],
+)
+def test_architectures_are_known_by_name_before_anything_is_built(overrides, words):
+    assert words in refusal(overrides)

@@ -109,6 +109,21 @@ def test_overrides_read_text_as_the_command_line_gives_it():
     assert config.global_model.options == {"width": 24}
 
 
+@pytest.mark.parametrize(
+    ("overrides", "rates"),
+    [
+        ({}, {"cnn": 0.2, "cnn_wide": 0.2, "mlp": 0.4, "scatter_head": 2.0}),
+        ({"classifier.learning_rate": "0.1"}, {}),
+        ({"classifier.learning_rates.mlp": "0.3"}, {"mlp": 0.3}),
+        ({"classifier.learning_rates": {"cnn": 1.0}, "classifier.learning_rate": 0.1}, {"cnn": 1.0}),
+    ],
+)
+def test_a_learning_rate_is_for_all_architectures_unless_they_have_their_own(overrides, rates):
+    config = load_config("digits", overrides)
+    assert config.classifier.learning_rates == rates
+    assert RunConfig.from_dict(config.to_dict()) == config
+
+
 def test_a_configuration_cannot_be_changed():
     config = load_config("digits")
     with pytest.raises(pydantic.ValidationError):

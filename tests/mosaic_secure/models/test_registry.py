@@ -8,6 +8,7 @@ from torch.func import functional_call, grad, vmap
 
 from mosaic_secure.errors import UserError
 from mosaic_secure.models.classifiers import predict_logits, trainable_part
+from mosaic_secure.models.names import CLASSIFIERS
 from mosaic_secure.models.registry import (
     build_classifier,
     build_discriminator,
@@ -30,6 +31,7 @@ def rand(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def test_names():
     assert {*SMALL, *LARGE} <= set(classifier_names())
+    assert classifier_names() == CLASSIFIERS
     assert generator_names() == ("dcgan",)
 
 
