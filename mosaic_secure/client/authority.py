@@ -73,6 +73,7 @@ class AuthorityHome:
             {client: bytes.fromhex(key) for client, key in roster.items()},
             request.min_contributors,
             json.loads(request.rounds_json),
+            request.agreement,
         )
         return AuthorityKey(
             code="ok", key_id=info.key_id, public_context=info.public_context, signature=info.signature

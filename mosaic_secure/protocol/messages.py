@@ -74,10 +74,14 @@ class AuthorityKey(Message):
 
 @message("query.authority_open", sender="server", receiver="authority", reply=AuthorityKey)
 class AuthorityOpen(Message):
-    """Asks the key authority for the key of a run, and fixes its rounds, lengths and roster."""
+    """Asks the key authority for the key of a run, and fixes its rounds, lengths and roster.
+
+    ``agreement`` is a hash of configuration and budget; the authority signs all of these with the key, and
+    clients compare it with their own.
+    """
 
     run_id: str = control()
-    config_hash: str = control()
+    agreement: str = control()
     rounds_json: str = control()
     min_contributors: int = control()
     roster_json: str = control()

@@ -14,6 +14,7 @@ from mosaic_secure.protocol import messages
 from mosaic_secure.server import prototypes
 from mosaic_secure.server.assembly import Releases
 from mosaic_secure.server.courier import Courier, Refused
+from mosaic_secure.server.local_models import ExpectedModels
 from mosaic_secure.server.rounds import decrypt_round
 from mosaic_secure.server.synthetic import MomentSampler
 from privacy.canonical import canonical_json
@@ -52,6 +53,7 @@ class Coordinator:
         self._authority = bytes.fromhex(roster[AUTHORITY])
         self._roster = {party: key for party, key in roster.items() if party != AUTHORITY}
         self._clients: list[str] = []
+        self._left_out: dict[str, dict[str, str]] = {}
 
     def collect(self) -> Releases:
         """Everything that the clients release, in the order of the plan."""
@@ -190,7 +192,7 @@ class Coordinator:
                 replies = self._ask(wanted.round_id, request, messages.PrototypeReply)
                 if done == 0:
                     counts = self._checked_counts({c: r.counts for c, r in replies.items()})
-                total, contributors = decrypt_round(
+                total, contributors, faults = decrypt_round(
                     self._courier,
                     plan,
                     wanted,
@@ -199,16 +201,28 @@ class Coordinator:
                     replies,
                     self._roster,
                     self._authority,
+                    lambda valid, round_id=wanted.round_id: self._settle(round_id, valid),
                 )
+                self._leave_out(wanted.round_id, faults)
                 state = self._learn(state, wanted, total, contributors, counts)
                 arrays = state.arrays() | {f"counts/{c}": n for c, n in counts.items()}
-                run.save_stage(wanted.round_id, arrays, {"contributors": contributors})
+                left_out = self._left_out.get(wanted.round_id, {})
+                run.save_stage(wanted.round_id, arrays, {"contributors": contributors, "left_out": left_out})
             else:
                 arrays = found[0]
                 state = prototypes.PrototypeState.from_arrays(arrays)
                 counts = {n.removeprefix("counts/"): a for n, a in arrays.items() if n.startswith("counts/")}
             self._progress(Progress("prototypes", done + 1, len(plan.rounds)))
         return state, counts
+
+    def _settle(self, round_id: str, valid: list[str]) -> list[str]:
+        """The clients whose contributions are added: those of the first attempt, whatever comes later."""
+        stage = f"{round_id}-set"
+        found = self._run.load_stage(stage)
+        if found is None:
+            self._run.save_stage(stage, {}, {"clients": valid})
+            return valid
+        return list(found[1]["clients"])
 
     def _learn(
         self,
@@ -232,8 +246,8 @@ class Coordinator:
         plan = self._plan
         request = messages.AuthorityOpen(
             run_id=self._run.run_id,
-            config_hash=plan.config_hash,
-            rounds_json=canonical_json({r.round_id: r.length for r in plan.rounds}).decode(),
+            agreement=plan.agreement,
+            rounds_json=canonical_json(plan.round_lengths).decode(),
             min_contributors=plan.config.min_contributors,
             roster_json=canonical_json(self._roster).decode(),
             parameters_json=canonical_json(plan.ckks.to_dict()).decode(),
@@ -269,6 +283,7 @@ class Coordinator:
                     for client in self._clients
                 }
                 replies = self._ask_each(stage, requests, messages.LocalTrainingReply)
+                replies = self._checked_models(stage, replies, kinds, last=index == rounds - 1)
                 arrays = {
                     f"{kind}/{client}/{name}": value
                     for client, reply in replies.items()
@@ -283,6 +298,22 @@ class Coordinator:
             self._progress(Progress("local training", index + 1, rounds))
         named = {client: (kinds[client], weights) for client, weights in classifiers.items()}
         return named, generators, self._checked_counts(late)
+
+    def _checked_models(
+        self,
+        stage: str,
+        replies: Mapping[str, messages.LocalTrainingReply],
+        kinds: Mapping[str, str],
+        *,
+        last: bool,
+    ) -> dict[str, messages.LocalTrainingReply]:
+        """Replies whose weights can be used; the others lose their sender this round, by name."""
+        expected = ExpectedModels(self._plan)
+        good = {c: r for c, r in replies.items() if expected.fits(r, kinds[c], last=last)}
+        bad = {client: "malformed" for client in replies if client not in good}
+        self._leave_out(stage, bad)
+        self._need(good, self._left_out.get(stage, {}), stage)
+        return good
 
     def _checked_counts(self, replies: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
         shape = (self._plan.num_classes,)
@@ -299,8 +330,15 @@ class Coordinator:
         answers = self._courier.ask(stage, requests, reply)
         good = {client: answer for client, answer in answers.items() if not isinstance(answer, Refused)}
         bad = {client: answer.code for client, answer in answers.items() if isinstance(answer, Refused)}
+        self._leave_out(stage, bad)
         self._need(good, bad, stage)
         return good
+
+    def _leave_out(self, stage: str, codes: Mapping[str, str]) -> None:
+        """Remember, and tell, which clients a stage goes on without."""
+        for client, code in codes.items():
+            self._left_out.setdefault(stage, {})[client] = code
+            self._progress(Progress(stage, note=f"goes on without {client}: {code}"))
 
     def _need(self, good: Any, refused: Mapping[str, str], stage: str) -> None:
         fewest = self._plan.config.min_contributors

@@ -10,6 +10,7 @@ through decryptions (Li and Micciancio, 2020/1533), not a proof against it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -23,13 +24,14 @@ from privacy.secagg.ciphertexts import generate_keys
 from privacy.secagg.contribution import Contribution, Expectation, accept_contributions
 from privacy.secagg.packing import ImplausibleSum, decrypt_integers
 from privacy.secagg.parameters import CkksParameters
-from privacy.secagg.results import DecryptedSum, PublicKeyInfo, key_name, values_digest
+from privacy.secagg.results import DecryptedSum, PublicKeyInfo, key_name, terms_digest, values_digest
 from privacy.secagg.vault import Vault, check_name
 
 __all__ = ["KeyAuthority"]
 
 FEWEST_CONTRIBUTORS = 2
 LONGEST_VECTOR = 2**27
+DIGEST = re.compile(r"[0-9a-f]{64}")
 NAMED_IN_ERROR = 10  # refused contributions listed in one line
 
 
@@ -60,6 +62,7 @@ class KeyAuthority:
         roster: Mapping[str, bytes],
         min_contributors: int,
         rounds: Mapping[str, int],
+        agreement: str,
     ) -> PublicKeyInfo:
         """Fix the terms of a run and draw its key pair; asked again with the same terms, return the same key.
 
@@ -68,23 +71,28 @@ class KeyAuthority:
             params: CKKS parameters; their capacity must fit all contributors.
             roster: client id -> 32-byte public key, both distinct.
             min_contributors: fewest valid contributions to decrypt a sum of, from 2 to the size of the
-            roster. rounds: round id -> integers in the vector; each is decrypted at most once.
+                roster.
+            rounds: round id -> integers in the vector; each is decrypted at most once.
+            agreement: SHA-256 (64 hex digits) of whatever else all contributors must have agreed to. The
+                authority signs it with the key, so nobody contributes under this key who holds another plan:
+                where noise is shared, each relies on the noise of the others.
 
         Raises:
             AggregationError: for terms out of range, other terms than before, or a closed run.
         """
-        terms = _checked_terms(run_id, params, roster, min_contributors, rounds)
+        terms = _checked_terms(run_id, params, roster, min_contributors, rounds, agreement)
+        digest = terms_digest(roster, min_contributors, rounds, agreement)
         with self._vault.locked():
             stored = self._vault.run(run_id)
             if stored is None:
                 public, secret = generate_keys(params)
                 key_id = key_name(public)
-                signature = self._key.sign(PublicKeyInfo.message(run_id, params, key_id))
+                signature = self._key.sign(PublicKeyInfo.message(run_id, params, digest, key_id))
                 stored = {**terms, "key_id": key_id, "signature": signature.hex()}
                 self._vault.save_run(run_id, stored, public, secret)
             elif {name: stored.get(name) for name in terms} != terms:
                 raise AggregationError(
-                    f"run {run_id}: is open on other terms (roster, parameters, rounds, minimum); "
+                    f"run {run_id}: is open on other terms (roster, parameters, rounds, minimum, plan); "
                     "use a new run id"
                 )
             if self._vault.is_closed(run_id):
@@ -93,7 +101,7 @@ class KeyAuthority:
                 )
             public = self._vault.public_context(run_id)
         info = PublicKeyInfo(
-            run_id, params, str(stored["key_id"]), public, bytes.fromhex(str(stored["signature"]))
+            run_id, params, digest, str(stored["key_id"]), public, bytes.fromhex(str(stored["signature"]))
         )
         info.check(self.public)
         return info
@@ -236,6 +244,7 @@ def _checked_terms(
     roster: Mapping[str, bytes],
     min_contributors: int,
     rounds: Mapping[str, int],
+    agreement: str,
 ) -> dict[str, object]:
     check_name("run_id", run_id)
     for client, public in roster.items():
@@ -260,6 +269,8 @@ def _checked_terms(
             raise AggregationError(
                 f"rounds: length {length!r} of {round_id}; must be from 1 to {LONGEST_VECTOR}"
             )
+    if not isinstance(agreement, str) or not DIGEST.fullmatch(agreement):
+        raise AggregationError("agreement: must be a SHA-256 of 64 hexadecimal digits")
     return {
         "schema_version": 1,
         "run_id": run_id,
@@ -267,4 +278,5 @@ def _checked_terms(
         "roster": {client: public.hex() for client, public in roster.items()},
         "min_contributors": min_contributors,
         "rounds": dict(rounds),
+        "agreement": agreement,
     }

@@ -13,9 +13,9 @@ from privacy.errors import AggregationError
 from privacy.identity import verify
 from privacy.secagg.parameters import CkksParameters
 
-__all__ = ["DecryptedSum", "PublicKeyInfo", "key_name", "values_digest"]
+__all__ = ["DecryptedSum", "PublicKeyInfo", "key_name", "terms_digest", "values_digest"]
 
-KEY_PURPOSE = "mosaic-secure public key 1"
+KEY_PURPOSE = "mosaic-secure public key 2"
 SUM_PURPOSE = "mosaic-secure decrypted sum 1"
 
 
@@ -29,34 +29,64 @@ def values_digest(values: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(values, dtype="<i8").tobytes()).hexdigest()
 
 
+def terms_digest(
+    roster: Mapping[str, bytes], min_contributors: int, rounds: Mapping[str, int], agreement: str
+) -> str:
+    """SHA-256 (hex) of the terms under which a run is open at the authority; see `KeyAuthority.open_run`.
+
+    A client computes it from its own policy and plan. The authority opens a run once, so clients who find
+    this digest under its signature know that it decrypts on their terms, and that all who contribute under
+    this key have agreed to the same plan.
+    """
+    terms = {
+        "roster": {client: public.hex() for client, public in roster.items()},
+        "min_contributors": min_contributors,
+        "rounds": dict(rounds),
+        "agreement": agreement,
+    }
+    return hashlib.sha256(canonical_json(terms)).hexdigest()
+
+
 @dataclass(frozen=True)
 class PublicKeyInfo:
     """The public encryption context of one run, signed by the key authority.
 
-    `key_id` names the context; `signature` (64 bytes) binds it to the run and the parameters.
+    `terms` is the `terms_digest` of the run, `key_id` names the context; `signature` (64 bytes) binds both to
+    the run and the parameters.
     """
 
     run_id: str
     params: CkksParameters
+    terms: str
     key_id: str
     public_context: bytes = field(repr=False)
     signature: bytes = field(repr=False)
 
     @staticmethod
-    def message(run_id: str, params: CkksParameters, key_id: str) -> bytes:
+    def message(run_id: str, params: CkksParameters, terms: str, key_id: str) -> bytes:
         """The bytes that the authority signs."""
         return canonical_json(
-            {"purpose": KEY_PURPOSE, "run_id": run_id, "parameters": params.identifier, "key_id": key_id}
+            {
+                "purpose": KEY_PURPOSE,
+                "run_id": run_id,
+                "parameters": params.identifier,
+                "terms": terms,
+                "key_id": key_id,
+            }
         )
 
     def check(self, authority: bytes) -> None:
-        """Raise AggregationError unless the holder of the 32-byte key `authority` published this context.
+        """Raise AggregationError unless the holder of the 32-byte key `authority` published this context on
+        these terms.
 
-        Clients call this before they parse or use the context.
+        Clients call this, with terms of their own reckoning, before they parse or use the context.
         """
-        message = self.message(self.run_id, self.params, self.key_id)
+        message = self.message(self.run_id, self.params, self.terms, self.key_id)
         if key_name(self.public_context) != self.key_id or not verify(authority, self.signature, message):
-            raise AggregationError(f"public key of run {self.run_id}: it is not signed by the key authority")
+            raise AggregationError(
+                f"public key of run {self.run_id}: it is not signed by the key authority on these terms "
+                "(roster, minimum, rounds, plan)"
+            )
 
 
 @dataclass(frozen=True)

@@ -173,7 +173,7 @@ def test_the_representation_shows_no_content():
 def test_every_declared_message_is_well_formed_and_frozen():
     for cls in MESSAGES.values():
         assert field_specs(cls)
-    item = LocalTrainingRequest(run_id="r")
+    item = LocalTrainingRequest(run_id="r", round=0)
     with pytest.raises(dataclasses.FrozenInstanceError):
         item.run_id = "other"
 

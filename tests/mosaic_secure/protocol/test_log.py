@@ -15,7 +15,7 @@ AUTHORITY = Party("authority", "authority")
 
 def filled(path) -> MessageLog:
     log = MessageLog(path)
-    log.record("local", LocalTrainingRequest(run_id="r"), SERVER, CLIENT)
+    log.record("local", LocalTrainingRequest(run_id="r", round=0), SERVER, CLIENT)
     log.record("local", LocalTrainingReply(code="ok", classifier={"w": np.full(3, 0.5)}), CLIENT, SERVER)
     request = DecryptRequest(run_id="r", round_id="p0", magnitude_bound=1, contributions=[b"one"])
     log.record("prototypes", request, SERVER, AUTHORITY)
@@ -49,7 +49,7 @@ def test_a_torn_last_line_is_dropped_and_the_numbers_go_on(tmp_path):
     filled(path)
     with path.open("ab") as out:
         out.write(b'{"schema_version": 1, "sequ')
-    MessageLog(path).record("local", LocalTrainingRequest(run_id="r"), SERVER, CLIENT)
+    MessageLog(path).record("local", LocalTrainingRequest(run_id="r", round=0), SERVER, CLIENT)
     assert walk(path).problems == ()
     assert walk(path).messages == 5
 

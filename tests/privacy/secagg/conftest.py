@@ -64,6 +64,7 @@ def open_federation(home: Path, run_id: str = "run-1", min_contributors: int = 3
         "roster": roster,
         "min_contributors": min_contributors,
         "rounds": ROUNDS,
+        "agreement": "a0" * 32,
     }
     return Federation(home, authority, keys, roster, authority.open_run(**terms), terms)
 

@@ -18,6 +18,7 @@ from privacy.secagg.authority import KeyAuthority
 from privacy.secagg.ciphertexts import encrypt_slots, load_context
 from privacy.secagg.contribution import accept_contributions, seal_contribution
 from privacy.secagg.parameters import CkksParameters
+from privacy.secagg.results import terms_digest
 
 from .conftest import BOUND, LENGTH, SMALL
 
@@ -50,6 +51,7 @@ def test_opening_again_gives_the_same_key_even_after_a_restart(federation):
         {"min_contributors": 2},
         {"rounds": {"round-0": LENGTH + 1}},
         {"params": CkksParameters()},
+        {"agreement": "b1" * 32},
         {"roster": {"a": bytes(32), "b": bytes([1]) * 32, "c": bytes([2]) * 32}},
     ],
 )
@@ -72,6 +74,7 @@ def test_a_run_keeps_its_terms(federation, change):
         ({"rounds": {}}, "rounds"),
         ({"rounds": {"r": 0}}, "length"),
         ({"rounds": {"../r": 5}}, "rounds"),
+        ({"agreement": "another plan"}, "agreement"),
     ],
 )
 def test_terms_out_of_range_are_refused_by_name(federation, change, field):
@@ -86,11 +89,30 @@ def test_clients_notice_a_public_key_of_someone_else(federation, tmp_path):
     for changed, key in (
         (info, stranger.public),
         (dataclasses.replace(info, run_id="run-2"), public),
+        (dataclasses.replace(info, terms="0" * 64), public),
         (dataclasses.replace(info, params=CkksParameters()), public),
         (dataclasses.replace(info, public_context=info.public_context[:-1] + b"x"), public),
     ):
         with pytest.raises(AggregationError, match="not signed by the key authority"):
             changed.check(key)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"min_contributors": 4},
+        {"rounds": {"round-0": LENGTH}},
+        {"agreement": "b1" * 32},
+        {"roster": {"client-0": bytes(32), "client-1": bytes([1]) * 32}},
+    ],
+)
+def test_a_client_that_was_told_other_terms_does_not_take_the_key(federation, told):
+    names = ("roster", "min_contributors", "rounds", "agreement")
+    terms = {name: federation.terms[name] for name in names}
+    dataclasses.replace(federation.info, terms=terms_digest(**terms)).check(federation.authority.public)
+    own = dataclasses.replace(federation.info, terms=terms_digest(**{**terms, **told}))
+    with pytest.raises(AggregationError, match="on these terms"):
+        own.check(federation.authority.public)
 
 
 # Decrypting

@@ -1,0 +1,128 @@
+"""What a client answers to a server that does not keep to the protocol."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mosaic_secure.client.answers import prototypes
+from mosaic_secure.client.authority import AuthorityHome
+from mosaic_secure.client.session import ClientHome, Session, enrol
+from mosaic_secure.config import RunConfig
+from mosaic_secure.engine.parties import Federation, provision
+from mosaic_secure.plan import RunPlan, build_plan
+from mosaic_secure.protocol.messages import AuthorityOpen, PrototypeRequest
+from privacy.canonical import canonical_json
+from privacy.errors import AggregationError, PrivacyError
+
+from ..tiny import tiny_config
+
+RUN = "run-1"
+
+
+@dataclass(frozen=True)
+class Parties:
+    """A federation on the disk, the plan that its clients were told, and a server that may lie."""
+
+    federation: Federation
+    plan: RunPlan
+
+    def home(self, index: int = 0) -> ClientHome:
+        return ClientHome(self.federation.home / f"client-{index}", f"client-{index}")
+
+    def enrol(self, index: int = 0, plan: RunPlan | None = None) -> Session:
+        plan = plan or self.plan
+        texts = [canonical_json(part.to_dict()).decode() for part in (plan.config, plan.budget)]
+        clients = {name: key for name, key in self.federation.roster.items() if name != "authority"}
+        enrol(self.home(index), RUN, *texts, clients)
+        return Session(self.home(index), RUN, index)
+
+    def key(self, **lies: Any) -> Any:
+        clients = {name: key for name, key in self.federation.roster.items() if name != "authority"}
+        told = {
+            "run_id": RUN,
+            "agreement": self.plan.agreement,
+            "rounds_json": canonical_json(self.plan.round_lengths).decode(),
+            "min_contributors": self.plan.config.min_contributors,
+            "roster_json": canonical_json(clients).decode(),
+            "parameters_json": canonical_json(self.plan.ckks.to_dict()).decode(),
+        }
+        return AuthorityHome(self.federation.home / "authority").open(AuthorityOpen(**{**told, **lies}))
+
+    def request(self, key: Any, round_id: str | None = None, **broadcast: np.ndarray) -> PrototypeRequest:
+        return PrototypeRequest(
+            run_id=RUN,
+            round_id=round_id or self.plan.rounds[0].round_id,
+            key_id=key.key_id,
+            public_context=key.public_context,
+            context_signature=key.signature,
+            broadcast=broadcast,
+        )
+
+
+def parties(place: Path, config: RunConfig) -> Parties:
+    return Parties(provision(config, place), build_plan(config))
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Parties:
+    """Three clients under distributed trust with gradient rounds."""
+    changes = {"privacy__trust": "distributed", "prototypes__rounds": 1, "prototypes__gradient_share": 0.2}
+    return parties(tmp_path, tiny_config(**changes))
+
+
+def charged(session: Session) -> int:
+    with session.home.ledger() as ledger:
+        return sum(ledger.run(RUN).releases.values())
+
+
+def test_a_client_contributes_under_a_key_on_the_terms_it_was_told(shared):
+    session = shared.enrol()
+    reply = prototypes(session, shared.request(shared.key()))
+    assert reply.code == "ok" and reply.contribution and reply.counts["counts"].shape == (10,)
+    assert charged(session) == 2  # the sum and the counts
+
+
+def test_a_run_that_the_authority_holds_open_on_other_terms_gets_no_contribution(shared):
+    lies = (
+        {"min_contributors": 2},  # fewer than the noise is shared among
+        {"rounds_json": canonical_json({**shared.plan.round_lengths, "again-0": 5}).decode()},
+        {"agreement": "0" * 64},
+    )
+    for number, lie in enumerate(lies):
+        place = parties(shared.federation.home.parent / str(number), shared.plan.config)
+        session = place.enrol()
+        with pytest.raises(AggregationError, match="on these terms"):
+            prototypes(session, place.request(place.key(**lie)))
+        assert charged(session) == 0
+
+
+def test_clients_that_were_told_different_plans_never_add_up(shared):
+    """A server could tell all but one client to add less noise, and that one to rely on theirs."""
+    config = tiny_config(
+        privacy__trust="distributed",
+        prototypes__rounds=1,
+        prototypes__gradient_share=0.2,
+        privacy__epsilon=50.0,
+    )
+    quiet = build_plan(config)
+    assert quiet.rounds[0].mechanism.own_std < shared.plan.rounds[0].mechanism.own_std / 2
+    key = shared.key()
+    assert prototypes(shared.enrol(0), shared.request(key)).code == "ok"
+    with pytest.raises(AggregationError, match="on these terms"):
+        prototypes(shared.enrol(1, quiet), shared.request(key))
+
+
+@pytest.mark.parametrize("number", [1e300, np.nan, np.inf])
+def test_a_broadcast_that_would_overflow_is_refused_before_it_is_charged(shared, number):
+    session, plan = shared.enrol(), shared.plan
+    weights = np.full((plan.code_dim, plan.num_classes), number)
+    centre = np.zeros(plan.code_dim)
+    request = shared.request(shared.key(), "gradient-0", centre=centre, weights=weights)
+    with pytest.raises(PrivacyError, match="weights"):
+        prototypes(session, request)
+    assert charged(session) == 0
