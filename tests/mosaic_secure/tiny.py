@@ -91,7 +91,7 @@ def tiny_train(place: Path, *options: object, **changes: Any) -> Outcome:
 
 @dataclass(frozen=True)
 class Passed:
-    """One message as the engine moved it: from which role to which, which client or authority, and its bytes."""
+    """One message as the engine moved it: its roles, which client or authority, and its bytes."""
 
     source: str
     target: str
