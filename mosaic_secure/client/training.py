@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from mosaic_secure.client.augmentation import image_views
 from mosaic_secure.client.generator_training import (
     GeneratorPlan,
     GeneratorWeights,
@@ -55,23 +56,22 @@ def weights_of(model: nn.Module) -> dict[str, np.ndarray]:
 
 
 def set_weights(model: nn.Module, weights: Mapping[str, np.ndarray]) -> None:
-    """Put trained parameters back.
+    """Put trained parameters back; all of them, or none.
 
     Raises:
-        ValueError: names or shapes are not the model's.
+        ValueError: names or shapes are not the model's, or a number is not finite.
     """
     trained, _ = trainable_part(model)
     parameters = dict(trained.named_parameters())
     if set(parameters) != set(weights):
         raise ValueError("weights: the names are not those of the architecture")
+    given = {name: torch.from_numpy(np.asarray(weights[name])) for name in parameters}
+    for name, value in parameters.items():
+        if given[name].shape != value.shape or not torch.isfinite(given[name]).all():
+            raise ValueError(f"weights: {name} has another shape or a number that is not finite")
     with torch.no_grad():
         for name, value in parameters.items():
-            given = torch.from_numpy(np.asarray(weights[name]))
-            if given.shape != value.shape or not torch.isfinite(given).all():
-                raise ValueError(
-                    "weights: a shape is not that of the architecture, or a number is not finite"
-                )
-            value.copy_(given)
+            value.copy_(given[name])
 
 
 def train_classifier(
@@ -98,19 +98,8 @@ def train_classifier(
         logits = functional_call(trained, (params, buffers), (image[None],))
         return nn.functional.cross_entropy(logits, label[None])
 
-    def shifted(batch: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
-        pictures, targets = batch
-        reach = max(1, pictures.shape[-1] // _SHIFT)
-        moves = torch.randint(-reach, reach + 1, (len(pictures), augmentations, 2), generator=generator)
-        moves[:, 0] = 0
-        side = torch.arange(pictures.shape[-1])
-        rows = (side - moves[..., :1]).clamp(0, len(side) - 1)
-        columns = (side - moves[..., 1:]).clamp(0, len(side) - 1)
-        records = torch.arange(len(pictures))[:, None, None, None]
-        views = pictures.movedim(1, -1)[records, rows[..., :, None], columns[..., None, :]]
-        return views.movedim(-1, 2), targets[:, None].expand(-1, augmentations)
-
-    augment = shifted if augmentations > 1 and transform is None else None
+    reach = max(1, images.shape[-1] // _SHIFT)
+    augment = image_views(augmentations, shift=reach) if transform is None else None
     train_private(trained, loss, (images, labels), plan, noise, augment=augment)
 
 
