@@ -1,12 +1,19 @@
-"""Settings of the whole suite: property tests repeat exactly and have no deadline on a busy machine."""
+"""Settings of the whole suite: property tests repeat exactly and have no deadline on a busy machine.
+
+Torch and its kin get one thread, here and in every process that a test starts: results repeat, and tests that run
+side by side do not fight for the cores. The variable is read when torch is loaded, which not every test needs.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+os.environ["OMP_NUM_THREADS"] = "1"
 
 settings.register_profile(
     "repeatable", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
