@@ -27,7 +27,7 @@ def test_a_log_names_fields_sizes_and_hashes_and_passes_the_walk(tmp_path):
     path = tmp_path / "messages.jsonl"
     filled(path)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    classifier = lines[1]["fields"][1]
+    classifier = next(item for item in lines[1]["fields"] if item["name"] == "classifier")
     assert (classifier["name"], classifier["class"]) == ("classifier", "dp_release")
     assert classifier["bytes"] >= 24 and len(classifier["sha256"]) == 64
     assert lines[2]["dst_role"] == "authority" and lines[3]["failure"] == 2
