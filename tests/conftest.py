@@ -1,7 +1,8 @@
 """Settings of the whole suite: property tests repeat exactly and have no deadline on a busy machine.
 
-Torch and its kin get one thread, here and in every process that a test starts: results repeat, and tests that run
-side by side do not fight for the cores. The variable is read when torch is loaded, which not every test needs.
+Torch and its kin get one thread, here and in every process that a test starts: results repeat, and tests that
+run side by side do not fight for the cores. The variable is read when torch is loaded, which not every test
+needs.
 """
 
 from __future__ import annotations
