@@ -66,6 +66,18 @@ class Coordinator:
         every = {client: counts.get(client, late.get(client, zeros)) for client in self._clients}
         return Releases(state, every, classifiers, generators)
 
+    @property
+    def left_out(self) -> list[tuple[str, str, str]]:
+        """(stage, client, code) of every client that a stage went on without, earlier attempts included."""
+        stages = ["enrol", *(r.round_id for r in self._plan.rounds)]
+        stages += [f"local-{index}" for index in range(self._plan.config.classifier.rounds)]
+        out = []
+        for stage in stages:
+            _, facts = self._run.load_stage(stage) or ({}, {})
+            codes = facts.get("left_out", facts.get("refused", {}))
+            out += [(stage, client, code) for client, code in codes.items()]
+        return out
+
     def fine_tune(self, weights: Mapping[str, np.ndarray], trained: tuple[str, ...]) -> dict[str, np.ndarray]:
         """The global model's state after the private rounds; `trained` names what clients send back."""
         current = dict(weights)
@@ -290,7 +302,7 @@ class Coordinator:
                     for kind in ("classifier", "generator", "counts")
                     for name, value in getattr(reply, kind).items()
                 }
-                self._run.save_stage(stage, arrays, {})
+                self._run.save_stage(stage, arrays, {"left_out": self._left_out.get(stage, {})})
             else:
                 arrays = found[0]
             classifiers, generators, late = _grouped(arrays)

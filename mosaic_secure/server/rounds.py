@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,14 +30,17 @@ def decrypt_round(
     replies: Mapping[str, PrototypeReply],
     roster: Mapping[str, str],
     authority: bytes,
-) -> tuple[np.ndarray, list[str]]:
-    """The decrypted sum, int64 [length], and the clients in it.
+    settle: Callable[[list[str]], list[str]],
+) -> tuple[np.ndarray, list[str], dict[str, str]]:
+    """The decrypted sum, int64 [length], the clients in it, and the fault of each client that is not.
 
     A contribution with a fault loses its sender this round, by name; the rest go on if they are enough.
 
     Args:
         replies: by the client that the transport says they came from.
         roster: client id -> public key (hex). authority: its 32-byte public key.
+        settle: is given the clients whose contributions are valid and returns the ones to add, durably: the
+            authority decrypts one set, so a resumed run must come back with the same one.
 
     Raises:
         AggregationError: too few contributions, the authority refuses, or its sum is not the server's.
@@ -57,7 +60,13 @@ def decrypt_round(
         raise AggregationError(
             f"round {wanted.round_id}: {len(good)} valid contributions, the plan needs {fewest} ({listed})"
         )
-    ordered = [good[client] for client in sorted(good)]
+    chosen = settle(sorted(good))
+    if missing := [client for client in chosen if client not in good]:
+        raise AggregationError(
+            f"round {wanted.round_id}: was begun with {missing[0]}, which has now sent nothing valid "
+            f"({faults.get(missing[0], 'silent')}); resume the run once it answers again"
+        )
+    ordered = [good[client] for client in chosen]
     request = DecryptRequest(
         run_id=run_id,
         round_id=wanted.round_id,
@@ -83,4 +92,4 @@ def decrypt_round(
         raise AggregationError(
             f"round {wanted.round_id}: the authority's sum is not over these contributions"
         )
-    return found.values, list(found.contributors)
+    return found.values, list(found.contributors), faults

@@ -67,7 +67,7 @@ def lead(
         else []
     )
     ended = coordinator.finish()
-    _write_metrics(run, scores)
+    _write_metrics(run, scores, coordinator.left_out)
     done = {client: _spent(excerpt, plan.budget.delta) for client, excerpt in ended["excerpts"].items()}
     write_papers(run, plan, ended, done)
     return {
@@ -167,12 +167,15 @@ def _write_generators(run: RunDirectory, plan: RunPlan, made: Assembly, releases
     write_collection(run, "generators", members)
 
 
-def _write_metrics(run: RunDirectory, scores: Mapping[str, float]) -> None:
-    rows = [
-        {"metric": "accuracy", "of": name, "on": "public test", "value": value}
-        for name, value in scores.items()
+def _write_metrics(
+    run: RunDirectory, scores: Mapping[str, float], left_out: list[tuple[str, str, str]]
+) -> None:
+    metric = {"metric": "accuracy", "of": "global", "on": None, "value": None}
+    rows = [metric | {"of": name, "on": "public test", "value": value} for name, value in scores.items()]
+    rows = rows or [metric]
+    rows += [
+        {"metric": "left out", "of": client, "on": stage, "value": code} for stage, client, code in left_out
     ]
-    rows = rows or [{"metric": "accuracy", "of": "global", "on": None, "value": None}]
     run.write_bytes("metrics.jsonl", b"".join(json_line(row) for row in rows))
 
 

@@ -68,8 +68,8 @@ class Outcome:
 
     @property
     def refusal(self) -> str:
-        """The last line of standard error, which must be the only one that is no progress."""
-        lines = [line for line in self.err.splitlines() if not line.startswith("[")]
+        """The one line of a refused command, beside lines of progress and warnings of the configuration."""
+        lines = [line for line in self.err.splitlines() if not line.startswith(("[", "WARNING: "))]
         assert self.status == 2, (self.status, self.err)
         assert len(lines) == 1 and lines[0].startswith("error: "), self.err
         return lines[0]
