@@ -108,6 +108,8 @@ class RunDirectory:
     def _begin(self, resume: bool, config: Mapping[str, Any] | None, config_hash: str | None) -> None:
         if resume:
             self._remove_unfinished_writes()
+        else:
+            self._remove_unfinished_beginning()
         names = sorted(entry.name for entry in self.path.iterdir())
         if MANIFEST in names:
             if not resume:
@@ -129,6 +131,13 @@ class RunDirectory:
             "config": config,
         }
         write_durably(self.path / MANIFEST, json_document(self._manifest))
+
+    def _remove_unfinished_beginning(self) -> None:
+        """Clear what a process left that was killed while it wrote the first manifest, and nothing else."""
+        entries = list(self.path.iterdir())
+        if all(entry.match(f".{MANIFEST}.*.part") for entry in entries):
+            for entry in entries:
+                entry.unlink()
 
     def _remove_unfinished_writes(self) -> None:
         for leftover in self.path.rglob(".*.part"):

@@ -290,3 +290,14 @@ def test_verify_walks_the_messages(tmp_path: Path):
         run.seal({})
     (problem,) = verify(tmp_path / "bad").problems
     assert problem.startswith("messages.jsonl: line 1")
+
+
+def test_a_run_killed_while_it_wrote_its_first_file_begins_anew(tmp_path: Path):
+    (tmp_path / ".manifest.json.0a1b2c.part").write_bytes(b'{"run_')
+    with RunDirectory.create(tmp_path) as run:
+        assert sorted(path.name for path in run.path.iterdir()) == ["manifest.json"]
+    (tmp_path / "manifest.json").rename(tmp_path / ".manifest.json.0a1b2c.part")
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="not empty"):
+        RunDirectory.create(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
