@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from privacy.errors import BudgetError
 from privacy.storage import write_durably
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from privacy.budget import BudgetPlan
 
 Trust = Literal["local", "distributed"]
+Visibility = Literal["private", "public"]
 
 SCHEMA_VERSION = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -46,6 +47,10 @@ class ClientPolicy:
         roster: client id -> Ed25519 public key (64 hex digits) of the clients that may contribute to a sum.
         authority: Ed25519 public key (64 hex digits) of the key authority; None where there is none.
         allow_insecure_noise: whether runs may derive noise from a seed, which voids their guarantee.
+        visibility: "private", or "public" where anybody may see statistics of the records. No plan may call
+            public what is private here: it would take its constants from the records themselves.
+        trust: the weakest trust model that this client takes part under, "local" or "distributed".
+        colluding_clients: fewest colluders that shared noise must withstand, >= 1.
     """
 
     population: str
@@ -57,6 +62,9 @@ class ClientPolicy:
     roster: Mapping[str, str] = field(default_factory=dict)
     authority: str | None = None
     allow_insecure_noise: bool = False
+    visibility: Visibility = "private"
+    trust: Trust = "local"
+    colluding_clients: int = 1
 
     def __post_init__(self) -> None:
         check_name("policy field population:", self.population)
@@ -72,10 +80,15 @@ class ClientPolicy:
         object.__setattr__(self, "allowed_releases", frozenset(self.allowed_releases))
         for release in self.allowed_releases:
             check_name("policy field allowed_releases:", release)
-        if isinstance(self.min_contributors, bool) or not isinstance(self.min_contributors, int):
-            raise BudgetError("policy field min_contributors: must be a whole number")
-        if self.min_contributors < 1:
-            raise BudgetError(f"policy field min_contributors: must be above 0, not {self.min_contributors}")
+        for name in ("min_contributors", "colluding_clients"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise BudgetError(f"policy field {name}: must be a whole number")
+            if value < 1:
+                raise BudgetError(f"policy field {name}: must be above 0, not {value}")
+        for name, known in (("visibility", get_args(Visibility)), ("trust", get_args(Trust))):
+            if getattr(self, name) not in known:
+                raise BudgetError(f"policy field {name}: must be {known[0]!r} or {known[1]!r}")
         if not isinstance(self.allow_insecure_noise, bool):
             raise BudgetError("policy field allow_insecure_noise: must be true or false")
         roster = {}
@@ -133,6 +146,10 @@ class ClientPolicy:
         if insecure_noise and not self.allow_insecure_noise:
             raise BudgetError("insecure_reproducible_noise: the policy does not allow noise from a seed")
         if trust == "distributed":
+            if self.trust != "distributed":
+                raise BudgetError(
+                    "trust 'distributed': the policy takes part under 'local' only, where own noise suffices"
+                )
             self._check_distributed(min_contributors, honest_clients, colluding_clients)
         elif trust != "local":
             raise BudgetError(f"trust {trust!r}: must be 'local' or 'distributed'")
@@ -149,6 +166,10 @@ class ClientPolicy:
         if honest is None or honest < 1 or colluding < 1:
             raise BudgetError(
                 f"honest_clients {honest}, colluding_clients {colluding}: distributed noise needs 1 or more"
+            )
+        if colluding < self.colluding_clients:
+            raise BudgetError(
+                f"colluding_clients {colluding}: the policy asks for at least {self.colluding_clients}"
             )
         if contributors < honest + colluding:
             raise BudgetError(
@@ -173,6 +194,8 @@ class ClientPolicy:
         if self.authority is not None:
             lines.append(f"authority = {_quote(self.authority)}")
         lines.append(f"allow_insecure_noise = {str(self.allow_insecure_noise).lower()}")
+        lines += [f"{name} = {_quote(getattr(self, name))}" for name in ("visibility", "trust")]
+        lines.append(f"colluding_clients = {self.colluding_clients}")
         lines += ["", "[roster]"]
         lines += [f"{_quote(client)} = {_quote(key)}" for client, key in sorted(self.roster.items())]
         write_durably(Path(path), ("\n".join(lines) + "\n").encode())

@@ -24,14 +24,14 @@ from privacy.canonical import canonical_json
 from privacy.errors import LedgerError
 from privacy.identity import SigningKey
 from privacy.ledger import Ledger
-from privacy.policy import ClientPolicy
+from privacy.policy import ClientPolicy, check_name
 from privacy.releases import ReleaseStore
 from privacy.storage import write_durably
 
 if TYPE_CHECKING:
     from mosaic_secure.data.records import ClientData
 
-__all__ = ["ClientHome", "Session", "enrol"]
+__all__ = ["ClientHome", "Session", "enrol", "ledger_population"]
 
 IDENTITY = "identity.key"
 POLICY = "policy.toml"
@@ -67,6 +67,12 @@ class ClientHome:
             yield ledger
 
 
+def ledger_population(config: RunConfig) -> str:
+    """The population whose ledgers pay for a run: of public data, one for each number of clients."""
+    population = config.data.population_id
+    return f"{population}-{config.clients.count}" if config.is_public else population
+
+
 def enrol(home: ClientHome, run_id: str, config_json: str, plan_json: str, roster: dict[str, str]) -> None:
     """Check a plan against policy and ledger, and keep it. Repeating it changes nothing.
 
@@ -76,13 +82,24 @@ def enrol(home: ClientHome, run_id: str, config_json: str, plan_json: str, roste
 
     Raises:
         BudgetError, LedgerError: policy or ledger refuse it.
-        UserError: configuration and plan do not belong together, or the roster is not the pinned one.
+        UserError: configuration and plan do not belong together, the roster is not the pinned one, or the
+            data are not those that the policy is for.
     """
     config = RunConfig.from_dict(json.loads(config_json))
     plan = RunPlan.derive(config, BudgetPlan.from_dict(json.loads(plan_json)))
     policy = home.policy
     if roster != dict(policy.roster):
         raise UserError("roster: it is not the one that this client's policy pins")
+    if plan.info.visibility != policy.visibility:
+        raise UserError(
+            f"data.visibility = {plan.info.visibility!r}: by its policy the records of this client are "
+            f"{policy.visibility}"
+        )
+    if ledger_population(config) != policy.population:
+        raise UserError(
+            f"data.population: the run is about {ledger_population(config)!r}, this client's policy and "
+            f"ledger about {policy.population!r}"
+        )
     with home.ledger() as ledger:
         ledger.enrol(
             run_id,
@@ -110,22 +127,29 @@ class Session:
 
     Raises:
         LedgerError: the run is not enrolled here.
+        BudgetError: it cannot be the name of a run.
     """
 
     def __init__(self, home: ClientHome, run_id: str, index: int, data_root: str | None = None) -> None:
+        check_name("run id", run_id)  # it comes from the server, and becomes a path
         self.home, self.run_id, self.index, self._data_root = home, run_id, index, data_root
         path = home.path / _RUNS / f"{run_id}.json"
         try:
             kept: dict[str, Any] = json.loads(path.read_bytes())
         except OSError:
             raise LedgerError(f"run {run_id}: is not enrolled at this client") from None
+        # Where this client's data lie is for this client to say, not for the server.
+        kept["config"]["data"]["root"] = None
         self.config = RunConfig.from_dict(kept["config"])
         self.plan = RunPlan.derive(self.config, BudgetPlan.from_dict(kept["plan"]), data_root)
 
     @cached_property
     def data(self) -> ClientData:
-        """The client's records; they stay here."""
-        return load_client(self.config, self.index, self._data_root)
+        """The client's records; they stay here.
+
+        How many there must be is not asked of private ones: a refusal would tell the server their number.
+        """
+        return load_client(self.config, self.index, self._data_root, require_enough=self.config.is_public)
 
     @property
     def architecture(self) -> str:

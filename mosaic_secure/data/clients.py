@@ -51,13 +51,17 @@ def declared_records(config: RunConfig, root: str | Path | None = None) -> tuple
     return tuple(len(part) for part in load_partition(config, root))
 
 
-def load_client(config: RunConfig, client_index: int, root: str | Path | None = None) -> ClientData:
+def load_client(
+    config: RunConfig, client_index: int, root: str | Path | None = None, *, require_enough: bool = True
+) -> ClientData:
     """Load the records of one client. Called where these records may be seen: on that client.
 
     Args:
         config: the run.
         client_index: 0 to ``clients.count - 1``.
         root: folder of the data; before ``data.root`` and ``MOSAIC_DATA``.
+        require_enough: refuse fewer than ``partition.min_records``. Not to be asked of private records while
+            others listen: ``min_records`` comes from the server, and a refusal answers how many there are.
 
     Raises:
         ClientDataError: private records cannot be used; the message stays here, its code may travel.
@@ -66,9 +70,9 @@ def load_client(config: RunConfig, client_index: int, root: str | Path | None = 
     if not 0 <= client_index < config.clients.count:
         raise UserError(f"client {client_index}: there are {config.clients.count} clients, counted from 0")
     if config.is_public:
-        return _load_client(config, client_index, root)
+        return _load_client(config, client_index, root, require_enough)
     try:
-        return _load_client(config, client_index, root)
+        return _load_client(config, client_index, root, require_enough)
     except UserError as error:
         raise ClientDataError(str(error)) from None
 
@@ -83,11 +87,12 @@ def load_public_test(
     return load_test(config.data, root)
 
 
-def _load_client(config: RunConfig, index: int, root: str | Path | None) -> ClientData:
+def _load_client(config: RunConfig, index: int, root: str | Path | None, require_enough: bool) -> ClientData:
     info = data_info(config.data, root)
     records, part = _client_part(config, info, index, root)
     name = config.client_ids[index]
-    require_minimum(part, name, config.partition.min_records)
+    if require_enough:
+        require_minimum(part, name, config.partition.min_records)
     images, labels = records.take(part)
     declared = config.data.declared_records
     if isinstance(declared, dict):

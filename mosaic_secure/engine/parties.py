@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mosaic_secure.client.authority import AuthorityHome
-from mosaic_secure.client.session import IDENTITY, POLICY, ClientHome, enrol
+from mosaic_secure.client.session import IDENTITY, POLICY, ClientHome, enrol, ledger_population
+from mosaic_secure.data import ClientDataError, load_client
 from mosaic_secure.errors import UserError
+from mosaic_secure.protocol.failures import note_failure
 from privacy.canonical import canonical_json
 from privacy.identity import SigningKey
 from privacy.policy import ClientPolicy
@@ -61,17 +63,35 @@ class Federation:
 
         In a simulation whoever starts the run is every client, and may hear why one of them refuses.
 
+        Private records are looked at here, before any message, and what is wrong with them is told where they
+        are: once the run has begun, whether a client goes on must not depend on them.
+
         Raises:
             BudgetError, LedgerError: the first refusal, with the client's name.
+            UserError: a client cannot use its private records; why stands in its own directory.
         """
         config = canonical_json(plan.config.to_dict()).decode()
         budget = canonical_json(plan.budget.to_dict()).decode()
         roster = {party: key for party, key in self.roster.items() if party != AUTHORITY}
+        if not plan.config.is_public:
+            self._check_records(plan.config)
         for client in self.clients:
             try:
                 enrol(ClientHome(self.home / client, client), run_id, config, budget, roster)
             except ValueError as error:
                 raise type(error)(f"{client}: {error}") from None
+
+    def _check_records(self, config: RunConfig) -> None:
+        for index, client in enumerate(self.clients):
+            try:
+                load_client(config, index)
+            except ClientDataError as error:
+                home = str(self.home / client)
+                note_failure(home, "records", error)
+                raise UserError(
+                    f"{client}: cannot use its own records; the reason is in {home}/failures.log, for its "
+                    "owner alone"
+                ) from None
 
 
 def provision(config: RunConfig, ledger_dir: Path) -> Federation:
@@ -81,8 +101,7 @@ def provision(config: RunConfig, ledger_dir: Path) -> Federation:
         UserError: a private population was used with another number of clients: its records would move to
             other ledgers, and spending would be undercounted.
     """
-    population = config.data.population_id
-    name = f"{population}-{config.clients.count}" if config.is_public else population
+    name = ledger_population(config)
     home = ledger_dir / name
     make_private_directory(home)
     _check_size(home, config)
@@ -112,6 +131,9 @@ def _policy(config: RunConfig, population: str, roster: dict[str, str], authorit
         roster=roster,
         authority=authority,
         allow_insecure_noise=config.is_public,
+        visibility="public" if config.is_public else "private",
+        trust="distributed" if config.is_public else config.privacy.trust,
+        colluding_clients=1 if config.is_public else config.privacy.colluding_clients,
     )
 
 

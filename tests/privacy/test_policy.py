@@ -56,6 +56,9 @@ def test_a_policy_survives_its_file(
         ("roster", {"a": "11" * 32, "b": "11" * 32}),
         ("authority", "zz"),
         ("allow_insecure_noise", "no"),
+        ("visibility", "secret"),
+        ("trust", "central"),
+        ("colluding_clients", 0),
     ],
 )
 def test_impossible_rules_are_refused_by_name(field, value):
@@ -123,16 +126,29 @@ def test_other_terms_are_checked():
 
 
 def test_distributed_noise_needs_a_pinned_and_large_enough_roster():
-    policy = make_policy(roster=KEYS, authority="ff" * 32)
+    policy = make_policy(roster=KEYS, authority="ff" * 32, trust="distributed")
     policy.check_plan(make_plan(), "distributed", 4, honest_clients=3)
     with pytest.raises(BudgetError, match="honest_clients None"):
         policy.check_plan(make_plan(), "distributed", 4)
     with pytest.raises(BudgetError, match=r"honest_clients \+ colluding_clients = 5"):
         policy.check_plan(make_plan(), "distributed", 4, honest_clients=3, colluding_clients=2)
     with pytest.raises(BudgetError, match="pin an authority"):
-        make_policy(roster=KEYS).check_plan(make_plan(), "distributed", 4, honest_clients=3)
+        dataclasses.replace(policy, authority=None).check_plan(
+            make_plan(), "distributed", 4, honest_clients=3
+        )
     with pytest.raises(BudgetError, match="at least 4 clients"):
-        make_policy(authority="ff" * 32).check_plan(make_plan(), "distributed", 4, honest_clients=3)
+        dataclasses.replace(policy, roster={}).check_plan(make_plan(), "distributed", 4, honest_clients=3)
+
+
+def test_a_server_cannot_make_a_client_rely_on_more_than_its_policy_allows():
+    local = make_policy(roster=KEYS, authority="ff" * 32)
+    with pytest.raises(BudgetError, match="under 'local' only"):
+        local.check_plan(make_plan(), "distributed", 4, honest_clients=3)
+    wary = dataclasses.replace(local, trust="distributed", colluding_clients=2)
+    wary.check_plan(make_plan(), "distributed", 4, honest_clients=2, colluding_clients=2)
+    with pytest.raises(BudgetError, match="asks for at least 2"):
+        wary.check_plan(make_plan(), "distributed", 4, honest_clients=3, colluding_clients=1)
+    wary.check_plan(make_plan(), "local", 4)
 
 
 def test_an_authority_that_is_a_client_is_refused():

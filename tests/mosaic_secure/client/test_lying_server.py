@@ -14,6 +14,7 @@ from mosaic_secure.client.authority import AuthorityHome
 from mosaic_secure.client.session import ClientHome, Session, enrol
 from mosaic_secure.config import RunConfig
 from mosaic_secure.engine.parties import Federation, provision
+from mosaic_secure.errors import UserError
 from mosaic_secure.plan import RunPlan, build_plan
 from mosaic_secure.protocol.messages import AuthorityOpen, PrototypeRequest
 from privacy.canonical import canonical_json
@@ -126,3 +127,82 @@ def test_a_broadcast_that_would_overflow_is_refused_before_it_is_charged(shared,
     with pytest.raises(PrivacyError, match="weights"):
         prototypes(session, request)
     assert charged(session) == 0
+
+
+def private_config(path: Path, **changes: Any) -> RunConfig:
+    declared = {
+        "data__dataset": "folder",
+        "data__path": str(path),
+        "data__clients_from": "subfolder",
+        "data__class_names": "cat,dog",
+        "data__image_size": 8,
+        "data__channels": 1,
+        "data__declared_records": 20,
+        "data__population": "ward",
+        "data__limit": "none",
+        "partition__kind": "given",
+        "privacy__delta": 1e-5,
+    }
+    return tiny_config(**{**declared, **changes})
+
+
+@pytest.fixture
+def ward(tmp_path: Path) -> Path:
+    """Images of three clients; the first has four records, two of each class."""
+    from PIL import Image
+
+    for site, each in (("site-0", 2), ("site-1", 8), ("site-2", 8)):
+        for name, grey in (("cat", 40), ("dog", 200)):
+            folder = tmp_path / "ward" / site / name
+            folder.mkdir(parents=True)
+            for number in range(each):
+                Image.new("L", (8, 8), grey + number).save(folder / f"{number}.png")
+    return tmp_path / "ward"
+
+
+def test_the_answer_of_a_client_does_not_tell_how_many_records_it_has(ward, tmp_path):
+    """A server could lower min_records from run to run until a client stops refusing."""
+    place = parties(tmp_path / "ledgers", private_config(ward, partition__min_records=5))
+    key = place.key()
+    replies = [prototypes(place.enrol(index), place.request(key)) for index in range(3)]
+    assert [reply.code for reply in replies] == ["ok"] * 3
+    assert len({len(reply.contribution) for reply in replies}) == 1
+
+
+def test_a_small_client_is_told_by_itself_before_anything_starts(ward, tmp_path):
+    place = parties(tmp_path / "ledgers", private_config(ward, partition__min_records=5))
+    with pytest.raises(UserError) as caught:
+        place.federation.check(RUN, place.plan)
+    assert "client-0" in str(caught.value) and "4 records" not in str(caught.value)
+    assert "has 4 records" in (place.home(0).path / "failures.log").read_text()
+    assert not (place.home(1).path / "ledger.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("lie", "named"),
+    [
+        ({"data__visibility": "public", "data__declared_records": "none"}, "data.visibility"),
+        ({"data__population": "another-ward"}, "data.population"),
+    ],
+)
+def test_a_client_takes_no_plan_for_data_that_its_policy_is_not_about(ward, tmp_path, lie, named):
+    place = parties(tmp_path / "ledgers", private_config(ward))
+    with pytest.raises(UserError, match=named):
+        place.enrol(0, build_plan(private_config(ward, **lie)))
+
+
+def test_the_server_does_not_say_where_a_clients_data_lie(shared):
+    session = shared.enrol(0, RunPlan.derive(elsewhere(shared.plan.config), shared.plan.budget))
+    assert session.config.data.root is None
+    assert session.plan.config_hash == shared.plan.config_hash
+
+
+def elsewhere(config: RunConfig) -> RunConfig:
+    return config.model_copy(update={"data": config.data.model_copy(update={"root": "/of/the/server"})})
+
+
+@pytest.mark.parametrize("name", ["../client-1/runs/run-1", "./run-1", "run-1/../run-1", ""])
+def test_the_name_of_a_run_cannot_lead_elsewhere(shared, name):
+    shared.enrol()
+    with pytest.raises(PrivacyError, match="run id"):
+        Session(shared.home(), name, 0)
