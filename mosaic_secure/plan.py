@@ -286,13 +286,20 @@ class RunPlan:
         ]
 
     def cost(self) -> Mapping[str, Any]:
-        """What the run moves: encrypted rounds, ciphertexts and bytes that each client sends."""
+        """What the run moves: encrypted rounds, ciphertexts and bytes that each client sends.
+
+        ``upload_bytes_per_client`` is of the ciphertexts, ``model_bytes_per_client`` of the trained weights
+        that the client with the largest networks sends over the whole run.
+        """
+        from mosaic_secure.models.sizes import model_bytes
+
         tuning = self.config.fine_tune.rounds + self.config.classifier.rounds - 1
         ciphertexts = sum(self.ckks.ciphertexts_for(r.length) for r in self.rounds)
         return {
             "encrypted_rounds": len(self.rounds),
             "ciphertexts_per_client": ciphertexts,
             "upload_bytes_per_client": ciphertexts * self.ckks.ciphertext_bytes,
+            "model_bytes_per_client": model_bytes(self),
             "exchanges_per_client": len(self.rounds) + 3 + tuning,
         }
 

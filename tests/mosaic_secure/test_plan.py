@@ -11,6 +11,7 @@ import pytest
 from mosaic_secure.config import RunConfig, load_config
 from mosaic_secure.data.records import DataInfo
 from mosaic_secure.errors import UserError
+from mosaic_secure.models.registry import build_classifier, build_generator, parameter_count
 from mosaic_secure.plan import RunPlan, build_plan, release_requests
 from privacy.accounting import SubsampledGaussianEvent
 from privacy.budget import BudgetPlan, PlannedRelease, plan_budget
@@ -193,6 +194,16 @@ def test_a_classifier_learns_at_the_rate_of_its_architecture():
     made = plan_of(config(classifier__learning_rates={"mlp": 0.75}, classifier__learning_rate=0.25))
     assert made.dpsgd("classifier", 400, "mlp").learning_rate == 0.75
     assert made.dpsgd("classifier", 400, "cnn").learning_rate == 0.25
+
+
+def test_the_cost_counts_the_weights_that_a_client_sends_in_each_round():
+    def sent(**changes) -> int:
+        return plan_of(config(clients__architectures=("mlp",), **changes)).cost()["model_bytes_per_client"]
+
+    both = sent()
+    classifier = sent(classifier__rounds=2) - both
+    assert classifier == 4 * parameter_count(build_classifier("mlp", (1, 8, 8), 10, seed=0))
+    assert both - classifier == 4 * parameter_count(build_generator("dcgan", (1, 8, 8), 10, 0, latent_dim=32))
 
 
 def test_the_discriminator_has_its_own_learning_rate_and_no_average():
