@@ -29,6 +29,7 @@ from privacy.heads import Anchor
 
 if TYPE_CHECKING:
     from mosaic_secure.client.session import ClientHome, Session
+    from mosaic_secure.plan import RunPlan
     from privacy.randomness import NoiseSource
     from privacy.releases import ReleaseStore
 
@@ -136,6 +137,8 @@ def trained(session: Session, request: LocalTrainingRequest) -> LocalTrainingRep
 
     digest = session.data_digest
     last = request.round == config.classifier.rounds - 1
+    if last and config.generator.enabled:
+        _check_moments(request.broadcast, plan)  # before anything is charged
     with session.releases() as store:
         event = plan.budget.release("classifier").round_event
         inputs = session.inputs(digest, start=_digest(request.weights))
@@ -171,6 +174,7 @@ def fine_tuned(session: Session, request: FineTuneRequest) -> FineTuneReply:
     from mosaic_secure.models.global_model import build_global_model
 
     plan, data = session.plan, session.data
+    _check_finite(request.weights, "weights")
     model = build_global_model(plan)
     model.load_state_dict({name: torch.from_numpy(value) for name, value in request.weights.items()})
 
@@ -239,6 +243,23 @@ def _model(
     if weights is not None and np.shape(weights) != (dim, classes):
         raise UserError("broadcast: the weights have another shape than codes and classes")
     return centre, None if weights is None else np.asarray(weights, dtype=np.float64)
+
+
+def _check_moments(broadcast: Mapping[str, np.ndarray], plan: RunPlan) -> None:
+    """Moments for the generator: [K, P] and [K, P, P], finite, or none at all."""
+    if not broadcast:
+        return
+    classes, pixels = plan.num_classes, plan.encoder().pixel_dim
+    wanted = {"pixel_means": (classes, pixels), "pixel_seconds": (classes, pixels, pixels)}
+    if {name: np.shape(array) for name, array in broadcast.items()} != wanted:
+        raise UserError(f"broadcast: its arrays must be {wanted}")
+    _check_finite(broadcast, "broadcast")
+
+
+def _check_finite(arrays: Mapping[str, np.ndarray], what: str) -> None:
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise UserError(f"{what}: {name} has a number that is not finite")
 
 
 def _digest(arrays: Mapping[str, np.ndarray]) -> str:

@@ -169,7 +169,21 @@ class Session:
 
     @cached_property
     def data_digest(self) -> str:
-        """SHA-256 of the records. Kept on this machine, and in the ledger under a key only."""
+        """SHA-256 of the records as the run found them first. It stays on this machine, and is in the ledger
+        under a key only.
+
+        Were it taken anew, a release asked for again would be refused after the records have changed, and
+        the server would learn of the change; so it gets the bytes that were made.
+        """
+        path = self.home.path / _CACHE / self.run_id / "records.sha256"
+        try:
+            return path.read_text("ascii")
+        except FileNotFoundError:
+            found = self._digest()
+            write_durably(path, found.encode("ascii"))
+            return found
+
+    def _digest(self) -> str:
         digest = hashlib.sha256()
         for array in (self.data.images, self.data.labels):
             digest.update(f"{array.dtype}{array.shape}".encode())
@@ -198,5 +212,5 @@ class Session:
         return codes, self.data.labels, self.data_digest
 
     def forget(self) -> None:
-        """Remove what was kept for speed alone."""
+        """Remove what is of no use once the run is over."""
         shutil.rmtree(self.home.path / _CACHE / self.run_id, ignore_errors=True)

@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mosaic_secure.client.answers import prototypes
+from mosaic_secure.client.answers import prototypes, trained
 from mosaic_secure.client.authority import AuthorityHome
 from mosaic_secure.client.session import ClientHome, Session, enrol
 from mosaic_secure.config import RunConfig
 from mosaic_secure.engine.parties import Federation, provision
 from mosaic_secure.errors import UserError
 from mosaic_secure.plan import RunPlan, build_plan
-from mosaic_secure.protocol.messages import AuthorityOpen, PrototypeRequest
+from mosaic_secure.protocol.codec import field_bytes
+from mosaic_secure.protocol.messages import AuthorityOpen, LocalTrainingRequest, PrototypeRequest
 from privacy.canonical import canonical_json
 from privacy.errors import AggregationError, PrivacyError
 
@@ -127,6 +128,32 @@ def test_a_broadcast_that_would_overflow_is_refused_before_it_is_charged(shared,
     with pytest.raises(PrivacyError, match="weights"):
         prototypes(session, request)
     assert charged(session) == 0
+
+
+@pytest.mark.parametrize(
+    "moments",
+    [
+        {"pixel_means": np.zeros((10, 16))},
+        {"pixel_means": np.zeros((10, 16)), "pixel_seconds": np.full((10, 16, 16), np.nan)},
+        {"pixel_means": np.zeros((9, 16)), "pixel_seconds": np.zeros((9, 16, 16))},
+    ],
+)
+def test_moments_that_would_break_the_generator_are_refused_before_anything_is_charged(shared, moments):
+    session = shared.enrol()
+    with pytest.raises(UserError, match="broadcast"):
+        trained(session, LocalTrainingRequest(run_id=RUN, round=0, broadcast=moments))
+    assert charged(session) == 0
+
+
+def test_a_server_does_not_learn_that_the_records_have_changed_since(ward, tmp_path):
+    place = parties(tmp_path / "ledgers", private_config(ward))
+    first, again = place.request(place.key()), LocalTrainingRequest(run_id=RUN, round=0)
+    made = prototypes(place.enrol(), first), trained(place.enrol(), again)
+    (ward / "site-0" / "cat" / "0.png").unlink()
+    later = prototypes(place.enrol(), first), trained(place.enrol(), again)
+    assert later[0].contribution == made[0].contribution
+    for kind in ("classifier", "generator"):
+        assert field_bytes(getattr(made[1], kind)) == field_bytes(getattr(later[1], kind))
 
 
 def private_config(path: Path, **changes: Any) -> RunConfig:
