@@ -24,6 +24,7 @@ def check(config: RunConfig) -> None:
     _check_partition(config)
     _check_trust(config)
     _check_parts(config)
+    _check_assembly(config)
     _check_architectures(config)
     _check_shares(config)
 
@@ -220,6 +221,32 @@ def _check_architectures(config: RunConfig) -> None:
                 hint = f"; did you mean {close[0]!r}?" if close else ""
                 known = ", ".join(CLASSIFIERS)
                 raise UserError(f"{field}: architecture {name!r} is unknown, expected one of {known}{hint}")
+
+
+def _check_assembly(config: RunConfig) -> None:
+    """What the server is to build at the end must be possible before anything is spent."""
+    prototypes, distill, chosen = config.prototypes, config.distill, config.global_model
+    prototype_expert = config.experts.enabled and config.experts.prototype_expert and prototypes.enabled
+    if not prototype_expert and not config.classifier.enabled:
+        raise UserError(
+            "experts: nothing is left to learn from; switch on classifier.enabled, or experts.enabled with "
+            "experts.prototype_expert and prototypes.enabled"
+        )
+    sampler = prototypes.enabled and distill.sampler and prototypes.pixel_weight > 0
+    if not sampler and not config.generator.enabled:
+        raise UserError(
+            "distill: there are no synthetic records; switch on generator.enabled, or distill.sampler with "
+            "prototypes.enabled and prototypes.pixel_weight above 0"
+        )
+    decided = {"dim": "dim", "encoder": "encoder", "pixel_side": "image_size", "pixel_weight": "pixel_weight"}
+    if chosen.architecture == "prototype_head":
+        for option in chosen.options:
+            if option in decided or option == "encoder_seed":
+                instead = f"prototypes.{decided[option]}" if option in decided else "seed"
+                raise UserError(
+                    f"global_model.options.{option}: a prototype_head has the encoder of the prototypes; "
+                    f"remove it, or set {instead}"
+                )
 
 
 def enabled_parts(config: RunConfig) -> dict[str, bool]:

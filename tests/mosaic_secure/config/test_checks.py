@@ -15,6 +15,15 @@ PRIVATE_FOLDER = {
 }
 
 
+# Prototypes without any model or generator of the clients.
+ALONE = {
+    "classifier.enabled": False,
+    "generator.enabled": False,
+    "experts.class_experts": False,
+    "privacy.shares": {"prototypes": 0.9, "counts": 0.1, "classifier": 0, "generator": 0},
+}
+
+
 def refusal(overrides, name="digits") -> str:
     with pytest.raises(UserError) as caught:
         load_config(name, overrides)
@@ -96,10 +105,23 @@ def test_private_data_have_caps_and_public_data_none_unless_set():
         ({"distill.kl": 0, "distill.ce": 0, "distill.js": 0}, "at least one term"),
         ({"experts.class_experts": False, "experts.prototype_expert": False}, "experts"),
         ({"classifier.rounds": 10, "classifier.steps": 5}, "each round needs a step"),
+        ({"prototypes.dim": 255}, "prototypes.dim = 255: Fourier features come in pairs"),
+        ({**ALONE, "experts.enabled": False}, "experts: nothing is left to learn from"),
+        ({**ALONE, "prototypes.pixel_weight": 0}, "distill: there are no synthetic records"),
+        ({**ALONE, "distill.sampler": False}, "distill: there are no synthetic records"),
+        ({"global_model.options": {"dim": 8}}, "global_model.options.dim: a prototype_head has the encoder"),
+        ({"global_model.options": {"pixel_side": 4}}, "set prototypes.image_size"),
+        ({"global_model.options": {"encoder_seed": 4}}, "set seed"),
     ],
 )
 def test_contradictions_are_refused(overrides, words):
     assert words in refusal(overrides)
+
+
+def test_prototypes_alone_are_enough_and_a_global_model_may_have_options_of_its_own():
+    assert not load_config("digits", ALONE).classifier.enabled
+    load_config("digits", {"global_model.options": {"hidden": 16}})
+    load_config("digits", {"global_model.architecture": "scatter_head", "global_model.options": {"dim": 64}})
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,6 @@ def test_the_prototype_expert_and_a_global_prototype_head_share_their_codes():
     )
 
 
-def test_options_of_the_configuration_win_over_those_that_the_run_implies():
-    made = plan(**{"global_model.options": {"dim": 8}})
-    assert build_global_model(made).trunk.dim == 8 + 64
+def test_options_of_the_configuration_reach_the_global_model():
+    made = plan(**{"global_model.architecture": "scatter_head", "global_model.options": {"dim": 8}})
+    assert build_global_model(made).feature_dim == 8
