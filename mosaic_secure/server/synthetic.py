@@ -84,7 +84,7 @@ def draw_from_generators(
         generators: one a client, conditional on the label.
         counts: [clients, K], noised class counts (negative ones count as zero): weights of clients and
             classes.
-        number: how many records.
+        number: how many records; may be 0.
 
     Returns:
         Images [number, C, S, S] in [0, 1] and labels [number].
@@ -93,13 +93,15 @@ def draw_from_generators(
     if float(weights.sum()) <= 0:
         weights = torch.ones_like(weights)
     stream = torch_generator(seed, "generator-choice")
-    cells = torch.multinomial(weights, number, replacement=True, generator=stream)
+    cells = torch.zeros(0, dtype=torch.int64)
+    if number:
+        cells = torch.multinomial(weights, number, replacement=True, generator=stream)
     owners, labels = cells // counts.shape[1], cells % counts.shape[1]
     images: list[Tensor] = []
     positions: list[Tensor] = []
     for index, generator in enumerate(generators):
         mine = (owners == index).nonzero().flatten()
-        if not len(mine):
+        if number and not len(mine):
             continue
         stream = torch_generator(seed, "latent", index)
         latent = torch.randn(len(mine), generator.latent_dim, generator=stream)
