@@ -120,7 +120,8 @@ def assemble(
         note("gate")
         agreed = own | (pool(answers, prior).argmax(-1) == labels)
         rows = agreed.nonzero().flatten()
-        gate = train_gate(answers[rows], labels[rows], prior, config.gate, seed)
+        if len(rows):
+            gate = train_gate(answers[rows], labels[rows], prior, config.gate, seed)
     model = _student(plan, releases.state, parts, prototype)
     kept = 0
     if parts.distillation:
