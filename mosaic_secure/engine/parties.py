@@ -29,7 +29,7 @@ __all__ = ["Federation", "provision"]
 
 AUTHORITY = "authority"
 _RELEASES = ("counts", "centre", "moments", "gradient", "classifier", "generator", "fine_tune")
-_SIZE = "federation.json"
+_DEALING = "federation.json"
 FEWEST_CONTRIBUTORS = 2
 
 
@@ -98,13 +98,13 @@ def provision(config: RunConfig, ledger_dir: Path) -> Federation:
     """Make the directories, identities and policies that are missing, and return the federation.
 
     Raises:
-        UserError: a private population was used with another number of clients: its records would move to
-            other ledgers, and spending would be undercounted.
+        UserError: the records of a private population were dealt to clients by another rule: they would move
+            to other ledgers, and spending would be undercounted.
     """
     name = ledger_population(config)
     home = ledger_dir / name
     make_private_directory(home)
-    _check_size(home, config)
+    _check_dealing(home, config)
     clients = config.client_ids
     roster = {
         party: SigningKey.load_or_create(home / party / IDENTITY).public.hex()
@@ -137,19 +137,38 @@ def _policy(config: RunConfig, population: str, roster: dict[str, str], authorit
     )
 
 
-def _check_size(home: Path, config: RunConfig) -> None:
-    path = home / _SIZE
+def _check_dealing(home: Path, config: RunConfig) -> None:
+    """Refuse to deal private records anew: they would move to other clients, whose ledgers know nothing of
+    what was spent on them."""
+    path, dealing = home / _DEALING, _dealing(config)
     try:
-        known = json.loads(path.read_bytes())["clients"]
+        known = json.loads(path.read_bytes())["dealing"]
+        changed = [name for name in dealing if known.get(name) != dealing[name]]
     except FileNotFoundError:
-        write_durably(path, canonical_json({"schema_version": 1, "clients": config.clients.count}))
+        write_durably(path, canonical_json({"schema_version": 1, "dealing": dealing}))
         return
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
-            f"{path}: is damaged; it must hold the number of clients of this population"
+            f"{path}: is damaged; it must hold how the records of this population are dealt to clients"
         ) from None
-    if known != config.clients.count:
+    if changed:
+        name = changed[0]
         raise UserError(
-            f"clients.count = {config.clients.count}: population {config.data.population_id} has ledgers of "
-            f"{known} clients; use {known}, or another data.population if no person is in both"
+            f"{name} = {dealing[name]}: the records of population {config.data.population_id} were dealt to "
+            f"clients and their ledgers with {known.get(name)}; use that, or another data.population if no "
+            "person is in both"
         )
+
+
+def _dealing(config: RunConfig) -> dict[str, object]:
+    """All that decides which client, and so which ledger, a record belongs to."""
+    dealing: dict[str, object] = {"clients.count": config.clients.count}
+    if config.is_public:
+        return dealing
+    dealing["data.clients_from"] = config.data.clients_from
+    if config.data.clients_from == "csv":
+        dealing["data.csv_column"] = config.data.csv_column
+    if config.data.clients_from == "partition":
+        rule = config.partition.model_dump(mode="json") | {"seed": config.partition_seed}
+        dealing |= {f"partition.{name}": value for name, value in rule.items()}
+    return dealing
