@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mosaic_secure import __version__
 from mosaic_secure.config import RunConfig, config_hash
-from mosaic_secure.data import check_available
+from mosaic_secure.data import check_available, load_partition
 from mosaic_secure.engine.parties import Federation, provision
 from mosaic_secure.errors import UserError
 from mosaic_secure.plan import RunPlan, build_plan
@@ -86,6 +86,8 @@ def train(
     tell = progress or (lambda _: None)
     device = _device(config.engine.device)
     check_available(config.data, config.data.root)
+    if config.is_public:
+        load_partition(config, config.data.root)  # refuses poor clients and empty classes before any cost
     parties = Path(ledger_dir or os.environ.get(LEDGER_VARIABLE) or DEFAULT_LEDGERS)
     path = out or default_run_path()
     with ExitStack() as stack:
