@@ -90,66 +90,68 @@ def enrol(request: Message, context: Context) -> Message:
 @app.train("prototypes")
 def prototypes(request: Message, context: Context) -> Message:
     """One encrypted round."""
-
-    def give(asked: messages.PrototypeRequest) -> messages.PrototypeReply:
-        return answers.prototypes(_session(context, asked.run_id), asked)
-
-    return _answer(request, context, messages.PrototypeRequest, give)
+    return _answer(
+        request,
+        context,
+        messages.PrototypeRequest,
+        lambda asked: answers.prototypes(_session(context, asked.run_id), asked),
+    )
 
 
 @app.train("local_training")
 def local_training(request: Message, context: Context) -> Message:
     """Classifier and generator."""
-
-    def give(asked: messages.LocalTrainingRequest) -> messages.LocalTrainingReply:
-        return answers.trained(_session(context, asked.run_id), asked)
-
-    return _answer(request, context, messages.LocalTrainingRequest, give)
+    return _answer(
+        request,
+        context,
+        messages.LocalTrainingRequest,
+        lambda asked: answers.trained(_session(context, asked.run_id), asked),
+    )
 
 
 @app.train("fine_tune")
 def fine_tune(request: Message, context: Context) -> Message:
     """One private round from the global model."""
-
-    def give(asked: messages.FineTuneRequest) -> messages.FineTuneReply:
-        return answers.fine_tuned(_session(context, asked.run_id), asked)
-
-    return _answer(request, context, messages.FineTuneRequest, give)
+    return _answer(
+        request,
+        context,
+        messages.FineTuneRequest,
+        lambda asked: answers.fine_tuned(_session(context, asked.run_id), asked),
+    )
 
 
 @app.query("seal")
 def seal(request: Message, context: Context) -> Message:
     """Keep an anchor, or end the run."""
-
-    def give(asked: messages.SealRequest) -> messages.SealReply:
-        return answers.sealed(_session(context, asked.run_id), asked)
-
-    return _answer(request, context, messages.SealRequest, give)
+    return _answer(
+        request,
+        context,
+        messages.SealRequest,
+        lambda asked: answers.sealed(_session(context, asked.run_id), asked),
+    )
 
 
 @app.query("authority_open")
 def authority_open(request: Message, context: Context) -> Message:
     """Open a run at the key authority."""
-    give = _authority(context).open
-    return _answer(request, context, messages.AuthorityOpen, give)
+    return _answer(request, context, messages.AuthorityOpen, lambda asked: _authority(context).open(asked))
 
 
 @app.query("decrypt")
 def decrypt(request: Message, context: Context) -> Message:
     """Add signed contributions and decrypt their sum."""
-    give = _authority(context).decrypt
-    return _answer(request, context, messages.DecryptRequest, give)
+    return _answer(
+        request, context, messages.DecryptRequest, lambda asked: _authority(context).decrypt(asked)
+    )
 
 
 @app.query("anchor")
 def anchor(request: Message, context: Context) -> Message:
     """Counter-sign ledger heads."""
-    give = _authority(context).anchor
-    return _answer(request, context, messages.AnchorRequest, give)
+    return _answer(request, context, messages.AnchorRequest, lambda asked: _authority(context).anchor(asked))
 
 
 @app.query("authority_close")
 def authority_close(request: Message, context: Context) -> Message:
     """Destroy the key of a run."""
-    give = _authority(context).close
-    return _answer(request, context, messages.AuthorityClose, give)
+    return _answer(request, context, messages.AuthorityClose, lambda asked: _authority(context).close(asked))

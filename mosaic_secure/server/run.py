@@ -15,12 +15,12 @@ from mosaic_secure.models.classifiers import predict_logits
 from mosaic_secure.models.global_model import build_global_model, global_options, global_seed
 from mosaic_secure.progress import Progress, ProgressCallback
 from mosaic_secure.protocol.log import MessageLog
+from mosaic_secure.report.papers import write_papers
 from mosaic_secure.runs.artefacts import Member, ModelSpec, write_collection, write_global_model
 from mosaic_secure.runs.encoding import json_line
 from mosaic_secure.server.assembly import Assembly, Parts, Releases, assemble, worth
 from mosaic_secure.server.coordinator import Coordinator
 from mosaic_secure.server.courier import Courier
-from mosaic_secure.server.papers import write_papers
 from privacy.accounting import compose_epsilon, event_from_dict
 
 if TYPE_CHECKING:

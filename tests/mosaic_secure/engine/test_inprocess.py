@@ -75,7 +75,7 @@ def test_replies_come_in_the_order_of_the_requests_with_each_nodes_own_context(r
 
 def test_messages_of_the_protocol_pass_unchanged(running):
     values = np.random.default_rng(0).normal(size=(300, 400))
-    request = LocalTrainingRequest(run_id="r", broadcast={"a": values})
+    request = LocalTrainingRequest(run_id="r", round=0, broadcast={"a": values})
     (reply,) = running.send_and_receive([to_flower(request, 1001, group="local")])
     back = from_flower(LocalTrainingRequest, reply)
     np.testing.assert_array_equal(back.broadcast["a"], values)
