@@ -175,7 +175,7 @@ class Session:
         Were it taken anew, a release asked for again would be refused after the records have changed, and
         the server would learn of the change; so it gets the bytes that were made.
         """
-        path = self.home.path / _CACHE / self.run_id / "records.sha256"
+        path = self._kept("records.sha256")
         try:
             return path.read_text("ascii")
         except FileNotFoundError:
@@ -196,7 +196,7 @@ class Session:
         Encoding is the slow part of a prototype round, so codes are kept in the client's home until the run
         is sealed there.
         """
-        path = self.home.path / _CACHE / self.run_id / "codes.npz"
+        path = self._kept("codes.npz")
         if path.exists():
             try:
                 with np.load(path, allow_pickle=False) as kept:
@@ -210,6 +210,13 @@ class Session:
         np.savez(buffer, codes=codes, labels=self.data.labels, digest=np.array(self.data_digest))
         write_durably(path, buffer.getvalue())
         return codes, self.data.labels, self.data_digest
+
+    def _kept(self, name: str) -> Path:
+        """Where something derived from records is kept while the run lasts; afterwards nothing is kept."""
+        with self.home.ledger() as ledger:
+            if ledger.run(self.run_id).sealed:
+                raise LedgerError(f"run {self.run_id}: is sealed and makes no further release")
+        return self.home.path / _CACHE / self.run_id / name
 
     def forget(self) -> None:
         """Remove what is of no use once the run is over."""

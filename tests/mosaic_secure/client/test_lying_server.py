@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mosaic_secure.client.answers import prototypes, trained
+from mosaic_secure.client.answers import prototypes, sealed, trained
 from mosaic_secure.client.authority import AuthorityHome
 from mosaic_secure.client.session import ClientHome, Session, enrol
 from mosaic_secure.config import RunConfig
@@ -17,9 +17,9 @@ from mosaic_secure.engine.parties import Federation, provision
 from mosaic_secure.errors import UserError
 from mosaic_secure.plan import RunPlan, build_plan
 from mosaic_secure.protocol.codec import field_bytes
-from mosaic_secure.protocol.messages import AuthorityOpen, LocalTrainingRequest, PrototypeRequest
+from mosaic_secure.protocol.messages import AuthorityOpen, LocalTrainingRequest, PrototypeRequest, SealRequest
 from privacy.canonical import canonical_json
-from privacy.errors import AggregationError, PrivacyError
+from privacy.errors import AggregationError, LedgerError, PrivacyError
 
 from ..tiny import tiny_config
 
@@ -154,6 +154,16 @@ def test_a_server_does_not_learn_that_the_records_have_changed_since(ward, tmp_p
     assert later[0].contribution == made[0].contribution
     for kind in ("classifier", "generator"):
         assert field_bytes(getattr(made[1], kind)) == field_bytes(getattr(later[1], kind))
+
+
+def test_nothing_of_the_records_is_kept_for_a_run_that_is_over(shared):
+    session, request = shared.enrol(), shared.request(shared.key())
+    prototypes(session, request)
+    sealed(shared.enrol(), SealRequest(run_id=RUN, final=True))
+    for ask, asked in ((prototypes, request), (trained, LocalTrainingRequest(run_id=RUN, round=0))):
+        with pytest.raises(LedgerError, match="sealed"):
+            ask(Session(shared.home(), RUN, 0), asked)
+    assert not list((shared.home().path / "cache").glob("*/*"))
 
 
 def private_config(path: Path, **changes: Any) -> RunConfig:
