@@ -1,0 +1,194 @@
+"""A run on the user's own images, which are private: nothing about them stands anywhere in the run."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mosaic_secure.client.session import ClientHome, Session
+from mosaic_secure.engine import inprocess
+
+from .tiny import CLIENTS, Outcome, Wire, command
+
+CLASSES = ("healthy", "mild", "severe")
+# Records of each class at each client: numbers that turn up nowhere by chance, one class in one client alone.
+HELD = {"berlin": (89, 67, 0), "lyon": (97, 59, 0), "oslo": (83, 61, 1)}
+OPTIONS = {
+    "data.class_names": ",".join(CLASSES),
+    "data.declared_records": 150,
+    "data.population": "patients",
+    "data.image_size": 8,
+    "data.channels": 1,
+    "clients.count": 3,
+    "clients.architectures": "mlp",
+    "partition.min_records": 5,
+    "prototypes.encoder": "fourier",
+    "prototypes.dim": 16,
+    "prototypes.image_size": 4,
+    "prototypes.rounds": 1,
+    "prototypes.gradient_share": 0.3,
+    "classifier.steps": 3,
+    "generator.steps": 2,
+    "generator.warmup": 1,
+    "generator.batch": 8,
+    "generator.latent_dim": 4,
+    "gate.steps": 3,
+    "distill.steps": 4,
+    "distill.synthetic_pool": 64,
+    "engine.device": "cpu",
+    "engine.workers": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    top = tmp_path_factory.mktemp("images")
+    stream = np.random.default_rng(1)
+    for client, counts in HELD.items():
+        for name, count in zip(CLASSES, counts, strict=True):
+            (top / client / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = stream.integers(0, 256, (8, 8), dtype=np.uint8)
+                Image.fromarray(pixels).save(top / client / name / f"patient-{client}-{index}.png")
+    return top
+
+
+def train(images: Path, place: Path, **changes: object) -> Outcome:
+    fields = OPTIONS | {"data.path": images} | {k.replace("__", "."): v for k, v in changes.items()}
+    given = [text for name, value in fields.items() for text in ("--set", f"{name}={value}")]
+    places = ["--out", place / "run", "--ledger-dir", place / "ledgers"]
+    return command("train", "--config", "folder", "--delta", "1e-5", *given, *places, "--json")
+
+
+@pytest.fixture(scope="module")
+def private(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome, Wire]:
+    place = tmp_path_factory.mktemp("private")
+    wire = Wire(place / "ledgers")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inprocess, "InProcessGrid", wire.grid)
+        outcome = train(images, place)
+    assert outcome.status == 0, outcome.err
+    return place, outcome, wire
+
+
+def test_the_run_ends_without_any_accuracy(private):
+    place, outcome, _ = private
+    assert outcome.json["accuracy"] is None and outcome.json["teacher_accuracy"] is None
+    assert 0.99 * 4 <= outcome.json["epsilon"] <= 4
+    rows = [json.loads(line) for line in (place / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["value"] for row in rows if row["metric"] == "accuracy"] == [None]
+    assert command("verify", place / "run").status == 0
+    statement = json.loads((place / "run" / "privacy.json").read_bytes())
+    assert statement["population"]["visibility"] == "private"
+
+
+def test_no_picture_of_the_partition_and_no_list_of_members(private):
+    names = {path.name for path in (private[0] / "run").rglob("*")}
+    assert not names & {"partition.png", "membership.npz"}
+    assert not [name for name in names if name.endswith((".png", ".npz", ".npy"))]
+
+
+def numbers(text: str) -> set[str]:
+    """Numbers that stand alone, not as digits of hashes, sizes of weights or longer numbers."""
+    return set(re.findall(r"(?<![\w.\-])\d+(?:\.0)?(?![\w.])", text))
+
+
+def test_no_exact_count_stands_in_any_file_or_on_the_screen(private):
+    place, outcome, _ = private
+    counts = {n for held in HELD.values() for n in held if n > 1}
+    counts |= {sum(held) for held in HELD.values()} | {
+        sum(column) for column in zip(*HELD.values(), strict=True)
+    }
+    counts.add(sum(map(sum, HELD.values())))
+    exact = {text for n in counts - {1} for text in (str(n), f"{n}.0")}
+    files = [path for path in (place / "run").rglob("*") if path.suffix in (".json", ".jsonl")]
+    assert len(files) >= 6
+    for path in files:
+        text = path.read_text()
+        if path.name == "messages.jsonl":  # its sizes and sequence numbers are those of public shapes
+            text = re.sub(r'"(bytes|sequence)":\d+', "", text)
+        if path.name in ("manifest.json", "ledgers.json"):
+            text = re.sub(r'"(bytes|sequence)": ?\d+', "", text)
+        assert not numbers(text) & exact, path
+    assert not numbers(outcome.out + re.sub(r"\[ *[\d.]+ s\]", "", outcome.err)) & exact
+
+
+def test_no_name_of_a_file_or_a_place_leaves_the_clients(private):
+    place, outcome, wire = private
+    for word in (b"patient-", b"berlin", b"oslo", b"lyon"):
+        assert not [
+            path for path in (place / "run").rglob("*") if path.is_file() and word in path.read_bytes()
+        ]
+        assert not any(word in passed.data for passed in wire.passed)
+        assert word.decode() not in outcome.out + outcome.err
+
+
+def test_no_file_holds_a_record(private, images: Path):
+    place, _, wire = private
+    blobs = [path.read_bytes() for path in (place / "run").rglob("*") if path.is_file()]
+    blobs += [passed.data for passed in wire.passed]
+    for file in sorted(images.rglob("*.png"))[::29]:
+        pixels = np.asarray(Image.open(file))
+        scaled = (pixels / np.float32(255)).astype(np.float32)
+        for form in (pixels.tobytes(), scaled.tobytes(), scaled.astype(np.float64).tobytes()):
+            assert not any(form in blob for blob in blobs)
+        assert not any(file.read_bytes() in blob for blob in blobs)
+
+
+def test_no_hash_of_records_stands_in_any_file_or_message(private):
+    """The digest of its records lies with the client; what leaves is a keyed one, or none."""
+    place, _, wire = private
+    run_id = json.loads((place / "run" / "manifest.json").read_bytes())["run_id"]
+    for index, client in enumerate(CLIENTS):
+        session = Session(ClientHome(place / "ledgers" / "patients" / client, client), run_id, index)
+        digest = session.data_digest
+        for form in (digest.encode(), bytes.fromhex(digest)):
+            assert not any(form in passed.data for passed in wire.passed)
+            for path in (place / "run").rglob("*"):
+                assert not path.is_file() or form not in path.read_bytes(), path
+
+
+def test_a_client_without_enough_records_is_told_at_home_and_nothing_is_spent(images: Path, tmp_path: Path):
+    outcome = train(images, tmp_path, partition__min_records=157)
+    line = outcome.refusal
+    assert "failures.log" in line and not numbers(re.sub(r"\S*/\S*", "", line)) & {"156", "145", "157"}
+    assert "min_records" in next(tmp_path.glob("ledgers/patients/*/failures.log")).read_text()
+    assert not [path for path in tmp_path.rglob("*.bin")]
+
+
+def test_caps_of_a_private_population_hold_across_runs(images: Path, tmp_path: Path):
+    assert train(images, tmp_path).status == 0
+    (tmp_path / "run").rename(tmp_path / "first")
+    assert train(images, tmp_path).status == 0  # 8 of 10 are spent
+    (tmp_path / "run").rename(tmp_path / "second")
+    made = len(list(tmp_path.rglob("*.bin")))
+    assert "budget already spent" in train(images, tmp_path).refusal
+    assert len(list(tmp_path.rglob("*.bin"))) == made
+    (tmp_path / "run").rename(tmp_path / "third")
+    assert "clients.count" in train(images, tmp_path, clients__count=2).refusal
+
+
+def test_a_public_test_set_gives_private_data_a_metric(images: Path, tmp_path: Path):
+    for name in CLASSES:
+        (tmp_path / "test" / name).mkdir(parents=True)
+        for index in range(3):
+            pixels = np.random.default_rng(index).integers(0, 256, (8, 8), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "test" / name / f"{index}.png")
+    refused = train(images, tmp_path, data__test_path=tmp_path / "test")
+    assert "private test set" in refused.refusal
+    tested = {"data__test_path": tmp_path / "test", "data__test_visibility": "public"}
+    outcome = train(images, tmp_path, **tested)
+    assert outcome.status == 0 and outcome.json["accuracy"] is not None, outcome.err
+
+
+def test_nothing_is_kept_that_can_be_unzipped_to_records(private):
+    for path in (private[0] / "run").rglob("*"):
+        if path.is_file():
+            assert not zipfile.is_zipfile(io.BytesIO(path.read_bytes())), path
