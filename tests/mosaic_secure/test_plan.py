@@ -187,6 +187,7 @@ def test_dpsgd_divides_by_declared_records_and_splits_its_steps_over_rounds():
     assert trained.expected_batch_size == 100
     assert (trained.sample_rate, trained.steps) == (0.25, 10)
     other = made.dpsgd("classifier", 800)
+    assert other.expected_batch_size == 200
     assert dataclasses.replace(other, expected_batch_size=100.0) == trained
 
 

@@ -257,6 +257,18 @@ def test_noise_that_its_grid_or_limit_would_spoil_is_refused(changes, named):
         mechanism("counts", **changes).release(*no_records(4), source())
 
 
+class Extreme:
+    """A source with noise that no Gaussian would draw in the age of the universe."""
+
+    def discrete_gaussian(self, sigma: float, n: int) -> np.ndarray:
+        return np.full(n, int(1e12))
+
+
+def test_not_even_noise_beyond_its_tail_passes_the_limit():
+    made = mechanism("counts", noise=1.0, limit=10**6)
+    assert made.release(*no_records(4), Extreme()).tolist() == [10**6] * 3
+
+
 @st.composite
 def fittings(draw):
     kinds = draw(st.lists(st.sampled_from(KINDS), min_size=1, unique=True))

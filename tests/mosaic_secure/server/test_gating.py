@@ -68,6 +68,22 @@ def test_experts_are_known_by_identity_and_not_by_their_answers_alone(gate):
     assert float((alike[:, 0] - alike[:, 1]).min()) > 0.05
 
 
+def test_the_same_answers_are_trusted_from_one_expert_and_not_from_another():
+    """On classes 0 and 1 the first expert is right and the second names the other one; on 2 and 3 it is the
+    reverse. No weight of an expert alone, and no look at the answers alone, can tell."""
+    labels = torch.arange(200) % 4
+    other = torch.tensor([1, 0, 3, 2])[labels]
+    low = labels < 2
+    said = torch.stack([torch.where(low, labels, other), torch.where(low, other, labels)], dim=1)
+    given = (4.0 * torch.nn.functional.one_hot(said, 4).float()).log_softmax(-1)
+    settings = GateConfig(
+        dim=16, heads=2, steps=150, batch=64, learning_rate=0.02, ema_decay=0.9, caution=0.01
+    )
+    made = train_gate(given, labels, torch.zeros(2), settings, 0)
+    teacher = made(given).detach()
+    assert accuracy(teacher[low], labels[low]) == accuracy(teacher[~low], labels[~low]) == 1.0
+
+
 def test_caution_keeps_the_trust_near_its_start(gate):
     given, _ = answers(50, seed=1)
     careful, eager = (
