@@ -112,8 +112,8 @@ def take_moments(
     """The ridge solution from class sums and second moments.
 
     Args:
-        decoded: "class_sums" [dim, K], "counts" [K] and, where configured, "second_moments" [dim, dim].
-        counts: [K], separately released class counts, all clients together; combined with the encrypted ones.
+        decoded: "class_sums" [dim, K] and, where configured, "second_moments" [dim, dim].
+        counts: [K], separately released class counts, all clients together; the encrypted ones are noisier.
         mechanism: of the moments round; tells how noisy each block is.
         contributors: clients in the sum.
     """
