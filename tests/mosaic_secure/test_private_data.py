@@ -6,13 +6,14 @@ import io
 import json
 import re
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mosaic_secure.client.session import ClientHome, Session
+from mosaic_secure.client.session import Session
 from mosaic_secure.engine import inprocess
 
 from .tiny import CLIENTS, Outcome, Wire, command
@@ -67,19 +68,40 @@ def train(images: Path, place: Path, **changes: object) -> Outcome:
     return command("train", "--config", "folder", "--delta", "1e-5", *given, *places, "--json")
 
 
+@dataclass(frozen=True)
+class Private:
+    """A finished run on private images; `digests`: the hashes of records that the clients worked with."""
+
+    place: Path
+    outcome: Outcome
+    wire: Wire
+    digests: set[str]
+
+    def files(self) -> list[Path]:
+        """All files of the run directory."""
+        return [path for path in (self.place / "run").rglob("*") if path.is_file()]
+
+
 @pytest.fixture(scope="module")
-def private(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome, Wire]:
+def private(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Private:
     place = tmp_path_factory.mktemp("private")
-    wire = Wire(place / "ledgers")
+    wire, digests = Wire(place / "ledgers"), set()
     with pytest.MonkeyPatch.context() as patch:
+        compute = vars(Session)["data_digest"].func
+
+        def noted(session: Session) -> str:
+            digests.add(compute(session))
+            return compute(session)
+
+        patch.setattr(Session, "data_digest", property(noted))
         patch.setattr(inprocess, "InProcessGrid", wire.grid)
         outcome = train(images, place)
     assert outcome.status == 0, outcome.err
-    return place, outcome, wire
+    return Private(place, outcome, wire, digests)
 
 
-def test_the_run_ends_without_any_accuracy(private):
-    place, outcome, _ = private
+def test_the_run_ends_without_any_accuracy(private: Private):
+    place, outcome = private.place, private.outcome
     assert outcome.json["accuracy"] is None and outcome.json["teacher_accuracy"] is None
     assert 0.99 * 4 <= outcome.json["epsilon"] <= 4
     rows = [json.loads(line) for line in (place / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -89,8 +111,8 @@ def test_the_run_ends_without_any_accuracy(private):
     assert statement["population"]["visibility"] == "private"
 
 
-def test_no_picture_of_the_partition_and_no_list_of_members(private):
-    names = {path.name for path in (private[0] / "run").rglob("*")}
+def test_no_picture_of_the_partition_and_no_list_of_members(private: Private):
+    names = {path.name for path in private.files()}
     assert not names & {"partition.png", "membership.npz"}
     assert not [name for name in names if name.endswith((".png", ".npz", ".npy"))]
 
@@ -100,15 +122,15 @@ def numbers(text: str) -> set[str]:
     return set(re.findall(r"(?<![\w.\-])\d+(?:\.0)?(?![\w.])", text))
 
 
-def test_no_exact_count_stands_in_any_file_or_on_the_screen(private):
-    place, outcome, _ = private
+def test_no_exact_count_stands_in_any_file_or_on_the_screen(private: Private):
+    outcome = private.outcome
     counts = {n for held in HELD.values() for n in held if n > 1}
     counts |= {sum(held) for held in HELD.values()} | {
         sum(column) for column in zip(*HELD.values(), strict=True)
     }
     counts.add(sum(map(sum, HELD.values())))
     exact = {text for n in counts - {1} for text in (str(n), f"{n}.0")}
-    files = [path for path in (place / "run").rglob("*") if path.suffix in (".json", ".jsonl")]
+    files = [path for path in private.files() if path.suffix in (".json", ".jsonl")]
     assert len(files) >= 6
     for path in files:
         text = path.read_text()
@@ -120,19 +142,17 @@ def test_no_exact_count_stands_in_any_file_or_on_the_screen(private):
     assert not numbers(outcome.out + re.sub(r"\[ *[\d.]+ s\]", "", outcome.err)) & exact
 
 
-def test_no_name_of_a_file_or_a_place_leaves_the_clients(private):
-    place, outcome, wire = private
+def test_no_name_of_a_file_or_a_place_leaves_the_clients(private: Private):
+    outcome, wire = private.outcome, private.wire
     for word in (b"patient-", b"berlin", b"oslo", b"lyon"):
-        assert not [
-            path for path in (place / "run").rglob("*") if path.is_file() and word in path.read_bytes()
-        ]
+        assert not [path for path in private.files() if word in path.read_bytes()]
         assert not any(word in passed.data for passed in wire.passed)
         assert word.decode() not in outcome.out + outcome.err
 
 
-def test_no_file_holds_a_record(private, images: Path):
-    place, _, wire = private
-    blobs = [path.read_bytes() for path in (place / "run").rglob("*") if path.is_file()]
+def test_no_file_holds_a_record(private: Private, images: Path):
+    wire = private.wire
+    blobs = [path.read_bytes() for path in private.files()]
     blobs += [passed.data for passed in wire.passed]
     for file in sorted(images.rglob("*.png"))[::29]:
         pixels = np.asarray(Image.open(file))
@@ -142,17 +162,13 @@ def test_no_file_holds_a_record(private, images: Path):
         assert not any(file.read_bytes() in blob for blob in blobs)
 
 
-def test_no_hash_of_records_stands_in_any_file_or_message(private):
+def test_no_hash_of_records_stands_in_any_file_or_message(private: Private):
     """The digest of its records lies with the client; what leaves is a keyed one, or none."""
-    place, _, wire = private
-    run_id = json.loads((place / "run" / "manifest.json").read_bytes())["run_id"]
-    for index, client in enumerate(CLIENTS):
-        session = Session(ClientHome(place / "ledgers" / "patients" / client, client), run_id, index)
-        digest = session.data_digest
+    assert len(private.digests) == len(CLIENTS)
+    for digest in private.digests:
         for form in (digest.encode(), bytes.fromhex(digest)):
-            assert not any(form in passed.data for passed in wire.passed)
-            for path in (place / "run").rglob("*"):
-                assert not path.is_file() or form not in path.read_bytes(), path
+            assert not any(form in passed.data for passed in private.wire.passed)
+            assert not [path for path in private.files() if form in path.read_bytes()]
 
 
 def test_a_client_without_enough_records_is_told_at_home_and_nothing_is_spent(images: Path, tmp_path: Path):
@@ -188,7 +204,6 @@ def test_a_public_test_set_gives_private_data_a_metric(images: Path, tmp_path: P
     assert outcome.status == 0 and outcome.json["accuracy"] is not None, outcome.err
 
 
-def test_nothing_is_kept_that_can_be_unzipped_to_records(private):
-    for path in (private[0] / "run").rglob("*"):
-        if path.is_file():
-            assert not zipfile.is_zipfile(io.BytesIO(path.read_bytes())), path
+def test_nothing_is_kept_that_can_be_unzipped_to_records(private: Private):
+    for path in private.files():
+        assert not zipfile.is_zipfile(io.BytesIO(path.read_bytes())), path
