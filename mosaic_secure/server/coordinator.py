@@ -217,7 +217,10 @@ class Coordinator:
                 )
                 self._leave_out(wanted.round_id, faults)
                 state = self._learn(state, wanted, total, contributors, counts)
-                arrays = state.arrays() | {f"counts/{c}": n for c, n in counts.items()}
+                # In the memory layout of a checkpoint, on which the last bits of products may hang.
+                arrays = {name: np.ascontiguousarray(value) for name, value in state.arrays().items()}
+                state = prototypes.PrototypeState.from_arrays(arrays)
+                arrays |= {f"counts/{c}": n for c, n in counts.items()}
                 left_out = self._left_out.get(wanted.round_id, {})
                 run.save_stage(wanted.round_id, arrays, {"contributors": contributors, "left_out": left_out})
             else:
@@ -305,7 +308,7 @@ class Coordinator:
                 self._run.save_stage(stage, arrays, {"left_out": self._left_out.get(stage, {})})
             else:
                 arrays = found[0]
-            classifiers, generators, late = _grouped(arrays)
+            classifiers, generators, late = _grouped(arrays, self._clients)
             starts = _averages(classifiers, kinds)
             self._progress(Progress("local training", index + 1, rounds))
         named = {client: (kinds[client], weights) for client, weights in classifiers.items()}
@@ -379,11 +382,18 @@ def _fits(
     )
 
 
-def _grouped(arrays: Mapping[str, np.ndarray]) -> tuple[dict, dict, dict]:
+def _grouped(arrays: Mapping[str, np.ndarray], clients: list[str]) -> tuple[dict, dict, dict]:
+    """Classifiers, generators and counts, each by client in the order of `clients`, then by tensor.
+
+    A checkpoint does not keep the order of its tensors, and the order of clients decides sums and draws.
+    """
     kinds: dict[str, dict[str, dict[str, np.ndarray]]] = {"classifier": {}, "generator": {}, "counts": {}}
-    for path, value in arrays.items():
+    found: dict[tuple[str, str], dict[str, np.ndarray]] = {}
+    for path in sorted(arrays):
         kind, client, name = path.split("/", 2)
-        kinds[kind].setdefault(client, {})[name] = value
+        found.setdefault((kind, client), {})[name] = arrays[path]
+    for kind, members in kinds.items():
+        members.update((client, found[kind, client]) for client in clients if (kind, client) in found)
     return kinds["classifier"], kinds["generator"], kinds["counts"]
 
 
