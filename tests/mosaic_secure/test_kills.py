@@ -168,8 +168,15 @@ def test_releases_survive_kills_unchanged_and_are_charged_once(strong: Trial, tm
 
 def test_a_run_killed_at_flushes_ends_like_one_that_was_not(repeatable: Trial, tmp_path: Path):
     moments = random.Random(SEED)
-    when = [{"flush": moments.randint(1, 60)} for _ in range(4)]
-    assert killed_and_resumed(repeatable, tmp_path, when) == 4
+    when = [{"flush": moments.randint(1, 90)} for _ in range(3)]
+    assert killed_and_resumed(repeatable, tmp_path, when) == 3
+    assert results(tmp_path) == results(repeatable.reference)
+
+
+@pytest.mark.parametrize("stage", ["moments-0", "local-0", "assembled"])
+def test_a_run_killed_after_a_stage_ends_like_one_that_was_not(repeatable: Trial, tmp_path: Path, stage: str):
+    assert repeatable.attempt(tmp_path, file=f"run/checkpoints/{stage}.stage") == "killed"
+    assert repeatable.attempt(tmp_path) == "done"
     assert results(tmp_path) == results(repeatable.reference)
 
 
@@ -206,10 +213,11 @@ def test_thirty_kills_at_random_moments(strong: Trial, repeatable: Trial, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_kill_at_every_flush(repeatable: Trial, tmp_path: Path):
-    number = 0
+@pytest.mark.parametrize("first", range(1, 5))
+def test_a_kill_at_every_flush(repeatable: Trial, tmp_path: Path, first: int):
+    number = first - 4
     while True:
-        number += 1
+        number += 4
         place = tmp_path / str(number)
         place.mkdir()
         outcome = repeatable.attempt(place, flush=number)
