@@ -96,8 +96,8 @@ def test_a_run_of_any_other_parts(name: str, epsilon: float | str, tmp_path: Pat
     check(tmp_path, epsilon, name, (VARIANTS | MORE_VARIANTS)[name])
 
 
-def test_fine_tuning_under_a_budget_is_charged(tmp_path: Path):
-    check(tmp_path, 4.0, "fine-tuning", {**FINE_TUNED, "classifier.rounds": 2})
+def test_fine_tuning_and_every_round_of_the_classifiers_are_charged(tmp_path: Path):
+    check(tmp_path, "inf", "fine-tuning", {**FINE_TUNED, "classifier.rounds": 2})
     excerpts = json.loads((tmp_path / "run" / "ledgers.json").read_bytes())["excerpts"]
     for excerpt in excerpts.values():
         made = [(release["release"], release["round"]) for release in excerpt["releases"]]
