@@ -46,7 +46,7 @@ class PrototypesConfig(Section):
     step: Positive = 2.0
     momentum: Momentum = 0.8
     average: Fraction = 0.25
-    ridge: Positive = 0.6
+    ridge: Positive = 1.0
 
 
 class ClassifierConfig(Section):
@@ -154,7 +154,6 @@ class DistillConfig(Section):
     ce: Weight = 0.2
     js: Weight = 1.0
     temperature: Positive = 1.0
-    ema_teacher: Decay = 0.99
     ema_student: Decay = 0.0
     confidence: Annotated[float, Field(ge=0, lt=1)] = 0.3
     synthetic_pool: Count = 8192

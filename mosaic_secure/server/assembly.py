@@ -1,7 +1,7 @@
 """From releases to one global model: experts, gate, synthetic records, distillation.
 
-All of it is post-processing. Nothing here sees a record or costs privacy, so it can be repeated with parts switched off to learn what each
-part is worth (`worth`).
+All of it is post-processing. Nothing here sees a record or costs privacy, so it can be repeated with parts
+switched off to learn what each part is worth (`worth`).
 """
 
 from __future__ import annotations

@@ -255,7 +255,12 @@ class Coordinator:
         released = sum((counts[c] for c in contributors if c in counts), np.zeros(self._plan.num_classes))
         if wanted.release == "centre":
             return prototypes.take_centre(state, decoded["code_sum"], float(released.sum()))
-        return prototypes.take_moments(state, decoded, released, wanted.mechanism, len(contributors), config)
+        if all(client in counts for client in contributors):
+            stds = [m.noise_std("counts", len(contributors)) for m in (wanted.mechanism, self._plan.counts)]
+            known = prototypes.best_counts(decoded["counts"], stds[0], released, stds[1])
+        else:  # a client whose counts were unusable is in the encrypted sum alone
+            known = decoded["counts"]
+        return prototypes.take_moments(state, decoded, known, wanted.mechanism, len(contributors), config)
 
     def _open_authority(self) -> messages.AuthorityKey:
         plan = self._plan

@@ -59,7 +59,7 @@ class Gate(nn.Module):
 
 
 def pool(answers: Tensor, scores: Tensor | None = None) -> Tensor:
-    """Log-linear pool [B, K] of the experts' answers [B, E, K] under the trust softmax(scores), or even trust."""
+    """Log-linear pool [B, K] of the answers [B, E, K] under the trust softmax(scores), or even trust."""
     answers = answers.clamp_min(_FLOOR)
     if scores is None:
         return answers.mean(1).log_softmax(-1)

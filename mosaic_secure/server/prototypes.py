@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from mosaic_secure.config import PrototypesConfig
     from privacy.mechanisms import SumMechanism
 
-__all__ = ["PrototypeState", "clean_spectrum", "start", "take_centre", "take_gradient", "take_moments"]
+__all__ = [
+    "PrototypeState",
+    "best_counts",
+    "clean_spectrum",
+    "start",
+    "take_centre",
+    "take_gradient",
+    "take_moments",
+]
 
 _LOGIT_SCALE = 4.0  # regression on one-hot labels spans about 1; four times that are usable logits
 _CURVATURE = 8.0  # a gradient's noise over the ridge it calls for, by screening on public data
@@ -101,6 +109,19 @@ def take_centre(state: PrototypeState, code_sum: np.ndarray, records: float) -> 
     return replace(state, centre=mean / max(1.0, float(np.linalg.norm(mean))))
 
 
+def best_counts(
+    encrypted: np.ndarray, encrypted_std: float, released: np.ndarray, released_std: float
+) -> np.ndarray:
+    """Class counts [K] from two noisy versions, weighted by the inverse of their variances.
+
+    Under local trust the separately released counts carry less noise, under distributed trust often the
+    encrypted sum does.
+    """
+    total = encrypted_std**2 + released_std**2
+    share = 0.0 if total == 0 else released_std**2 / total
+    return share * encrypted + (1.0 - share) * released
+
+
 def take_moments(
     state: PrototypeState,
     decoded: dict[str, np.ndarray],
@@ -113,7 +134,7 @@ def take_moments(
 
     Args:
         decoded: "class_sums" [dim, K] and, where configured, "second_moments" [dim, dim].
-        counts: [K], separately released class counts, all clients together; the encrypted ones are noisier.
+        counts: [K], class counts of the contributors together; see `best_counts`.
         mechanism: of the moments round; tells how noisy each block is.
         contributors: clients in the sum.
     """
