@@ -88,6 +88,22 @@ def write(synthetic: SyntheticImages, to: str | Path) -> dict[str, Any]:
     from privacy.storage import write_durably
 
     folder = Path(to)
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(f"{folder} is not empty; expected a folder that does not exist or is empty")
+        write_durably(folder / "grid.png", png_grid(synthetic))
+        write_durably(folder / "synthetic.npz", npz_bytes(synthetic))
+    except OSError as error:
+        raise UserError(f"cannot write in {folder}: {error.strerror or error}") from error
+    return {
+        "npz": str(folder / "synthetic.npz"),
+        "png": str(folder / "grid.png"),
+        "count": len(synthetic.labels),
+    }
+
+
+def npz_bytes(synthetic: SyntheticImages) -> bytes:
+    """The images with their labels and sources as a compressed .npz without pickled objects."""
     content = io.BytesIO()
     np.savez_compressed(
         content,
@@ -97,18 +113,7 @@ def write(synthetic: SyntheticImages, to: str | Path) -> dict[str, Any]:
         generators=np.array(synthetic.generators),
         class_names=np.array(synthetic.class_names),
     )
-    try:
-        if folder.exists() and any(folder.iterdir()):
-            raise UserError(f"{folder} is not empty; expected a folder that does not exist or is empty")
-        write_durably(folder / "grid.png", png_grid(synthetic))
-        write_durably(folder / "synthetic.npz", content.getvalue())
-    except OSError as error:
-        raise UserError(f"cannot write in {folder}: {error.strerror or error}") from error
-    return {
-        "npz": str(folder / "synthetic.npz"),
-        "png": str(folder / "grid.png"),
-        "count": len(synthetic.labels),
-    }
+    return content.getvalue()
 
 
 def png_grid(synthetic: SyntheticImages) -> bytes:

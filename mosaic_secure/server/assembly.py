@@ -83,6 +83,7 @@ class Assembly:
         mixture: all experts. generators: by client.
         scores: accuracy by name ("global", "teacher", "experts/...") on the public test part, if any.
         facts: sizes and settings worth a line in the metrics.
+        synthetic: the labelled synthetic records: images [N, C, S, S] in [0, 1] and labels [N].
     """
 
     model: nn.Module
@@ -90,6 +91,7 @@ class Assembly:
     generators: Mapping[str, nn.Module]
     scores: Mapping[str, float]
     facts: Mapping[str, Any]
+    synthetic: tuple[Tensor, Tensor]
 
 
 def assemble(
@@ -131,7 +133,8 @@ def assemble(
         answers = torch.cat([answers, mixture.log_probabilities(mixed, device)])
         kept = distil(model, inputs, teach(gate, answers), config.distill, seed, device)
     facts = {"experts": len(mixture.names), "synthetic_records": len(images), "distilled_on": kept}
-    return Assembly(model.eval(), mixture, generators, _scores(mixture, gate, model, test, device), facts)
+    scores = _scores(mixture, gate, model, test, device)
+    return Assembly(model.eval(), mixture, generators, scores, facts, (images, labels))
 
 
 def worth(

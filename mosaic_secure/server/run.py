@@ -18,6 +18,8 @@ from mosaic_secure.protocol.log import MessageLog
 from mosaic_secure.report.papers import write_papers
 from mosaic_secure.runs.artefacts import Member, ModelSpec, write_collection, write_global_model
 from mosaic_secure.runs.encoding import json_line
+from mosaic_secure.runs.synthesis import SyntheticImages, npz_bytes, png_grid
+from mosaic_secure.seeds import torch_generator
 from mosaic_secure.server.assembly import Assembly, Parts, Releases, assemble, worth
 from mosaic_secure.server.coordinator import Coordinator
 from mosaic_secure.server.courier import Courier
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from mosaic_secure.runs.directory import RunDirectory
 
 __all__ = ["lead"]
+
+SYNTHETIC_SAMPLE = 1000
 
 
 def lead(
@@ -96,6 +100,7 @@ def _build(
     made = assemble(plan, releases, Parts.of(plan), device, test, note)
     _write_experts(run, plan, made)
     _write_generators(run, plan, made, releases)
+    _write_synthetic(run, plan, made)
     state = {name: value.cpu().numpy() for name, value in made.model.state_dict().items()}
     run.save_stage("assembled", state, {"scores": dict(made.scores), "facts": dict(made.facts)})
     progress(Progress("global model", 1, 1))
@@ -165,6 +170,22 @@ def _write_generators(run: RunDirectory, plan: RunPlan, made: Assembly, releases
             Member(client, spec, releases.generators[client], float(sizes.sum()), tuple(map(float, sizes)))
         )
     write_collection(run, "generators", members)
+
+
+def _write_synthetic(run: RunDirectory, plan: RunPlan, made: Assembly) -> None:
+    """A sample of the records that the global model was distilled on, and a picture of it."""
+    images, labels = made.synthetic
+    chosen = torch.randperm(len(images), generator=torch_generator(plan.config.seed, "synthetic-sample"))
+    chosen = chosen[:SYNTHETIC_SAMPLE]
+    sample = SyntheticImages(
+        images=(images[chosen] * 255.0).round().to(torch.uint8).numpy(),
+        labels=labels[chosen].numpy(),
+        sources=np.zeros(len(chosen), dtype=np.int64),
+        generators=("distillation pool",),
+        class_names=plan.info.class_names,
+    )
+    run.write_bytes("synthetic/sample.npz", npz_bytes(sample))
+    run.write_bytes("synthetic/grid.png", png_grid(sample))
 
 
 def _write_metrics(

@@ -38,6 +38,14 @@ def test_a_finished_run_is_sealed_whole_and_passes_verify(finished):
     assert config_hash(stored_config(finished.path)) == manifest["config_hash"]
 
 
+def test_a_sample_of_the_synthetic_records_is_kept_with_a_picture(finished):
+    with np.load(finished.path / "synthetic" / "sample.npz", allow_pickle=False) as kept:
+        images, labels = kept["images"], kept["labels"]
+    assert images.dtype == np.uint8 and images.shape == (len(labels), 1, 8, 8) and 0 < len(labels) <= 1000
+    assert set(labels) == set(range(10)) and images.std() > 0
+    assert (finished.path / "synthetic" / "grid.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_every_file_of_a_run_and_of_its_parties_is_for_the_owner_only(finished):
     for top in (finished.path, finished.ledgers):
         for path in (top, *top.rglob("*")):
