@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from mosaic_secure.config import RunConfig, config_hash
 from mosaic_secure.errors import UserError
-from privacy.budget import BudgetPlan, PlannedRelease, ReleaseRequest, plan_budget
+from mosaic_secure.release_requests import are_requested, release_requests
+from privacy.budget import BudgetPlan, PlannedRelease, plan_budget
 from privacy.canonical import canonical_json
 from privacy.mechanisms import Statistic, SumMechanism, grid_for
 from privacy.secagg.parameters import CkksParameters
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from mosaic_secure.data.records import DataInfo
     from privacy.dpsgd import DPSGDPlan
 
-__all__ = ["EncryptedRound", "RunPlan", "build_plan", "release_requests"]
+__all__ = ["EncryptedRound", "RunPlan", "build_plan"]
 
 _NOMINAL_RECORDS = {
     "digits": 1_437,
@@ -51,47 +52,6 @@ class EncryptedRound:
         return self.mechanism.length
 
 
-def release_requests(config: RunConfig) -> tuple[ReleaseRequest, ...]:
-    """What each client is asked for, with its share of mu^2."""
-    shares, prototypes = config.privacy.shares, config.prototypes
-    requests = []
-    if shares.counts > 0:
-        requests.append(ReleaseRequest("counts", shares.counts, "gaussian"))
-    if prototypes.enabled and shares.prototypes > 0:
-        if prototypes.centre_share > 0:
-            requests.append(ReleaseRequest("centre", shares.prototypes * prototypes.centre_share, "gaussian"))
-        rest = 1.0 - prototypes.centre_share - prototypes.gradient_share
-        requests.append(ReleaseRequest("moments", shares.prototypes * rest, "gaussian"))
-        if prototypes.rounds:
-            share = shares.prototypes * prototypes.gradient_share
-            requests.append(ReleaseRequest("gradient", share, "gaussian", rounds=prototypes.rounds))
-    for name, part in (("classifier", config.classifier), ("generator", config.generator)):
-        if part.enabled:
-            requests.append(
-                ReleaseRequest(
-                    name,
-                    getattr(shares, name),
-                    "dpsgd",
-                    rounds=getattr(part, "rounds", 1),
-                    sample_rate=part.sample_rate,
-                    steps=part.steps,
-                )
-            )
-    if config.fine_tune.rounds:
-        part = config.fine_tune
-        requests.append(
-            ReleaseRequest(
-                "fine_tune",
-                shares.fine_tune,
-                "dpsgd",
-                rounds=part.rounds,
-                sample_rate=part.sample_rate,
-                steps=part.steps * part.rounds,
-            )
-        )
-    return tuple(requests)
-
-
 @dataclass(frozen=True)
 class RunPlan:
     """Configuration, budget and what follows from them. Build it with `build_plan` or `RunPlan.derive`."""
@@ -111,7 +71,7 @@ class RunPlan:
 
         if budget.target_epsilon != config.privacy.epsilon or budget.delta != config.privacy.delta:
             raise UserError("plan: its epsilon or delta is not the configuration's")
-        if [_asked(r) for r in budget.releases] != [_asked(r) for r in release_requests(config)]:
+        if not are_requested(budget.releases, config):
             raise UserError("plan: its releases are not the configuration's")
         return cls(config, budget, data_info(config.data, data_root))
 
@@ -302,11 +262,6 @@ class RunPlan:
             "model_bytes_per_client": model_bytes(self),
             "exchanges_per_client": len(self.rounds) + 3 + tuning,
         }
-
-
-def _asked(release: ReleaseRequest) -> tuple[object, ...]:
-    """Everything about a release but its noise."""
-    return release.name, release.share, release.kind, release.rounds, release.sample_rate, release.steps
 
 
 def build_plan(config: RunConfig, data_root: str | None = None) -> RunPlan:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mosaic_secure.protocol.messages import DecryptReply, DecryptRequest, PrototypeReply
-from mosaic_secure.server.courier import Courier, Refused
+from mosaic_secure.server.courier import Refused
 from privacy.errors import AggregationError, ContributionError
 from privacy.secagg.aggregation import sum_contributions, sum_digest
 from privacy.secagg.contribution import Contribution, Expectation, open_contribution
@@ -17,19 +17,18 @@ from privacy.secagg.results import DecryptedSum
 
 if TYPE_CHECKING:
     from mosaic_secure.plan import EncryptedRound, RunPlan
+    from mosaic_secure.server.roll import Roll
 
 __all__ = ["decrypt_round"]
 
 
 def decrypt_round(
-    courier: Courier,
+    roll: Roll,
     plan: RunPlan,
     wanted: EncryptedRound,
     run_id: str,
     key_id: str,
     replies: Mapping[str, PrototypeReply],
-    roster: Mapping[str, str],
-    authority: bytes,
     settle: Callable[[list[str]], list[str]],
 ) -> tuple[np.ndarray, list[str], dict[str, str]]:
     """The decrypted sum, int64 [length], the clients in it, and the fault of each client that is not.
@@ -37,15 +36,15 @@ def decrypt_round(
     A contribution with a fault loses its sender this round, by name; the rest go on if they are enough.
 
     Args:
+        roll: whose keys contributions and sum are checked with.
         replies: by the client that the transport says they came from.
-        roster: client id -> public key (hex). authority: its 32-byte public key.
         settle: is given the clients whose contributions are valid and returns the ones to add, durably: the
             authority decrypts one set, so a resumed run must come back with the same one.
 
     Raises:
         AggregationError: too few contributions, the authority refuses, or its sum is not the server's.
     """
-    keys = {client: bytes.fromhex(key) for client, key in roster.items()}
+    keys = {client: bytes.fromhex(key) for client, key in roll.keys.items()}
     good: dict[str, tuple[bytes, Contribution]] = {}
     faults: dict[str, str] = {}
     for client, reply in replies.items():
@@ -70,10 +69,10 @@ def decrypt_round(
     request = DecryptRequest(
         run_id=run_id,
         round_id=wanted.round_id,
-        magnitude_bound=wanted.mechanism.limit * len(roster),
+        magnitude_bound=wanted.mechanism.limit * len(roll.keys),
         contributions=[data for data, _ in ordered],
     )
-    answer = courier.ask_one(wanted.round_id, "authority", request, DecryptReply)
+    answer = roll.ask_authority(wanted.round_id, request, DecryptReply)
     if isinstance(answer, Refused):
         raise AggregationError(f"round {wanted.round_id}: the key authority aborted it ({answer.code})")
     found = DecryptedSum(
@@ -85,7 +84,7 @@ def decrypt_round(
         json.loads(answer.rejected_json),
         answer.signature,
     )
-    found.check(authority)
+    found.check(roll.authority)
     parts = [contribution for _, contribution in ordered]
     own = sum_digest(parts, sum_contributions(plan.ckks, parts))
     if own != found.sum_digest or found.contributors != tuple(c.header.client for c in parts):

@@ -13,7 +13,7 @@ import pytest
 
 from mosaic_secure.client import answers
 from mosaic_secure.protocol.messages import LocalTrainingReply, PrototypeReply
-from mosaic_secure.server.coordinator import Coordinator
+from mosaic_secure.server import prototypes
 from privacy.identity import SigningKey
 from privacy.secagg import packing
 from privacy.secagg.contribution import ContributionHeader, seal_contribution
@@ -147,13 +147,10 @@ def test_a_run_killed_after_a_sum_was_decrypted_comes_back_with_the_same_set(
     villain.deeds = {"moments-0": villain.truncate}
     with monkeypatch.context() as patch:
 
-        def die(self: Coordinator, state: Any, wanted: Any, *_: Any) -> Any:
-            if wanted.round_id == "moments-0":
-                raise KeyboardInterrupt
-            return learn(self, state, wanted, *_)
+        def die(*_: Any) -> None:
+            raise KeyboardInterrupt
 
-        learn = Coordinator._learn
-        patch.setattr(Coordinator, "_learn", die)
+        patch.setattr(prototypes, "take_moments", die)
         assert tiny_train(tmp_path, "--epsilon", "inf").status == 130
     villain.deeds = {}
     places = ["--out", tmp_path / "run", "--ledger-dir", tmp_path / "ledgers"]

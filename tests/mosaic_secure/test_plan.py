@@ -12,7 +12,8 @@ from mosaic_secure.config import RunConfig, load_config
 from mosaic_secure.data.records import DataInfo
 from mosaic_secure.errors import UserError
 from mosaic_secure.models.registry import build_classifier, build_generator, parameter_count
-from mosaic_secure.plan import RunPlan, build_plan, release_requests
+from mosaic_secure.plan import RunPlan, build_plan
+from mosaic_secure.release_requests import release_requests
 from privacy.accounting import SubsampledGaussianEvent
 from privacy.budget import BudgetPlan, PlannedRelease, plan_budget
 from privacy.canonical import canonical_json

@@ -12,7 +12,8 @@ import torch
 from mosaic_secure.client import training
 from mosaic_secure.config import load_config
 from mosaic_secure.data.records import ClientData, DataInfo
-from mosaic_secure.plan import RunPlan, release_requests
+from mosaic_secure.plan import RunPlan
+from mosaic_secure.release_requests import release_requests
 from privacy.budget import plan_budget
 from privacy.dpsgd import DPSGDPlan
 from privacy.randomness import NoiseSource

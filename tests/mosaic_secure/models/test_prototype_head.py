@@ -15,7 +15,8 @@ from mosaic_secure.models.classifiers import trainable_part
 from mosaic_secure.models.encoders import centre_codes, encode
 from mosaic_secure.models.global_model import build_global_model, build_prototype_model
 from mosaic_secure.models.registry import build_classifier
-from mosaic_secure.plan import RunPlan, release_requests
+from mosaic_secure.plan import RunPlan
+from mosaic_secure.release_requests import release_requests
 from privacy.budget import plan_budget
 
 SHAPE, CLASSES = (1, 8, 8), 4

@@ -14,7 +14,8 @@ from mosaic_secure.config import load_config
 from mosaic_secure.data.records import DataInfo
 from mosaic_secure.models.encoders import centre_codes, encode
 from mosaic_secure.models.registry import build_generator
-from mosaic_secure.plan import RunPlan, release_requests
+from mosaic_secure.plan import RunPlan
+from mosaic_secure.release_requests import release_requests
 from mosaic_secure.server import assembly
 from mosaic_secure.server.assembly import Parts, Releases, assemble, worth
 from mosaic_secure.server.prototypes import start, take_centre, take_moments

@@ -11,7 +11,7 @@ from mosaic_secure.config import load_config
 from mosaic_secure.models.registry import build_generator
 from mosaic_secure.plan import RunPlan, build_plan
 from mosaic_secure.protocol.messages import LocalTrainingReply
-from mosaic_secure.server.local_models import ExpectedModels
+from mosaic_secure.server.local_stage import ExpectedModels
 
 Arrays = dict[str, np.ndarray]
 
