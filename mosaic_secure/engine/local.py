@@ -18,6 +18,7 @@ from mosaic_secure.errors import UserError
 from mosaic_secure.plan import RunPlan, build_plan
 from mosaic_secure.progress import Progress, ProgressCallback
 from mosaic_secure.runs.directory import RunDirectory, default_run_path
+from privacy.errors import PrivacyError
 
 if TYPE_CHECKING:
     from flwr.serverapp import Grid
@@ -96,13 +97,18 @@ def train(
         )
         if run.sealed:
             return _stored_result(run)
-        federation = provision(config, parties)
-        launch = _launcher(config, federation, stack)
-        tell(Progress("planning", 0, 1))
-        plan = build_plan(config, config.data.root)
-        _check_architectures(plan)
-        if run.load_stage("enrol") is None:
-            federation.check(run.run_id, plan)
+        try:
+            federation = provision(config, parties)
+            launch = _launcher(config, federation, stack)
+            tell(Progress("planning", 0, 1))
+            plan = build_plan(config, config.data.root)
+            _check_architectures(plan)
+            if run.load_stage("enrol") is None:
+                federation.check(run.run_id, plan)
+        except (UserError, PrivacyError):
+            if not resume:  # nothing was asked of any client yet: leave the place as it was
+                run.discard()
+            raise
         tell(Progress("planning", 1, 1, f"epsilon {plan.budget.epsilon:.4g} at delta {plan.budget.delta:g}"))
         kept: list[dict[str, Any]] = []
 

@@ -246,6 +246,14 @@ class RunDirectory:
         sync_directory(self.path)
         return self.manifest
 
+    def discard(self) -> None:
+        """Remove a run that was just begun and holds its manifest alone: its place is free again."""
+        self._refuse_sealed()
+        (self.path / MANIFEST).unlink()
+        if not any(self.path.iterdir()):
+            self.path.rmdir()
+        self.close()
+
     def close(self) -> None:
         """Give the lock back; reading still works."""
         if self._release is not None:
