@@ -37,6 +37,7 @@ def write_papers(
         anchored=bool(ended["anchors"]),
     )
     statement["spent"] = dict(done)
+    statement["encryption"] = _encryption(plan)
     statement["trust_map"] = trust_table()["roles"]
     statement["attack_ceiling"] = [
         {"fpr": fpr, "tpr_at_most": tpr_ceiling(plan.budget.epsilon, plan.budget.delta, fpr)}
@@ -46,6 +47,25 @@ def write_papers(
     run.write_json("ledgers.json", {"excerpts": ended["excerpts"], "anchors": ended["anchors"]})
     if config.is_public:
         _write_public(run, plan)
+
+
+def _encryption(plan: RunPlan) -> dict[str, Any] | None:
+    """Scheme, security level, precision and life of the key of the encrypted sums; None without any."""
+    if not plan.rounds:
+        return None
+    ckks, clients = plan.ckks, plan.config.clients.count
+    return {
+        "scheme": "CKKS, additions only",
+        "parameters": ckks.to_dict(),
+        "security_bits": ckks.security_bits,
+        "largest_sum": ckks.max_sum,
+        "rounding_step": ckks.rounding_step,
+        "decoding_error_at_most": ckks.decode_error(clients),
+        "key_lifetime": "one run; the key authority destroys the secret key when the run is sealed",
+        "not_a_proof": "rounding decrypted sums far above their error is a mitigation of key recovery from "
+        "shared decryptions (Li and Micciancio, 2020/1533); a recovered key breaks trust "
+        "'distributed', never 'local'",
+    }
 
 
 def _write_public(run: RunDirectory, plan: RunPlan) -> None:

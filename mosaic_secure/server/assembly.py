@@ -48,11 +48,16 @@ class Releases:
 
 @dataclass(frozen=True)
 class Parts:
-    """Which parts of the server's work are on."""
+    """Which parts of the server's work are on.
+
+    Without `gate` all experts are trusted alike; without `gate_learning` they keep the trust that the gate
+    starts from, on every record.
+    """
 
     prototype_expert: bool = True
     class_experts: bool = True
     gate: bool = True
+    gate_learning: bool = True
     sampler: bool = True
     generators: bool = True
     distillation: bool = True
@@ -68,6 +73,7 @@ class Parts:
             and config.experts.class_experts
             and config.classifier.enabled,
             gate=config.gate.enabled,
+            gate_learning=config.gate.enabled,
             sampler=prototypes and config.distill.sampler and config.prototypes.pixel_weight > 0,
             generators=config.generator.enabled,
             distillation=config.distill.enabled,
@@ -117,8 +123,8 @@ def assemble(
     images, labels, own = _pool(plan, releases, parts, generators, device)
     answers = mixture.log_probabilities(images, device)
     prior = starting_scores(mixture.names, "prototype", config.gate.prototype_trust)
-    gate = None
-    if parts.gate and len(mixture.names) > 1:
+    gate, trust = None, prior if parts.gate else None
+    if parts.gate and parts.gate_learning and len(mixture.names) > 1:
         note("gate")
         agreed = own | (pool(answers, prior).argmax(-1) == labels)
         rows = agreed.nonzero().flatten()
@@ -131,9 +137,9 @@ def assemble(
         mixed = mix_records(images, seed)
         inputs = torch.cat([images, mixed])
         answers = torch.cat([answers, mixture.log_probabilities(mixed, device)])
-        kept = distil(model, inputs, teach(gate, answers), config.distill, seed, device)
+        kept = distil(model, inputs, teach(gate, answers, trust), config.distill, seed, device)
     facts = {"experts": len(mixture.names), "synthetic_records": len(images), "distilled_on": kept}
-    scores = _scores(mixture, gate, model, test, device)
+    scores = _scores(mixture, lambda found: teach(gate, found, trust), model, test, device)
     return Assembly(model.eval(), mixture, generators, scores, facts, (images, labels))
 
 
@@ -174,10 +180,13 @@ def worth(
     return rows
 
 
-def teach(gate: nn.Module | None, answers: Tensor) -> Tensor:
-    """The teacher's log-probabilities [B, K] from the experts' [B, E, K]."""
+def teach(gate: nn.Module | None, answers: Tensor, trust: Tensor | None = None) -> Tensor:
+    """The teacher's log-probabilities [B, K] from the experts' [B, E, K].
+
+    Without a gate the experts are pooled under the fixed scores `trust` [E], or evenly without those.
+    """
     if gate is None:
-        return pool(answers)
+        return pool(answers, trust)
     with torch.no_grad():
         return torch.cat([gate(part) for part in answers.split(4096)])
 
@@ -261,7 +270,7 @@ def _student(
 
 def _scores(
     mixture: Mixture,
-    gate: nn.Module | None,
+    teacher: Callable[[Tensor], Tensor],
     model: nn.Module,
     test: tuple[np.ndarray, np.ndarray] | None,
     device: str,
@@ -275,6 +284,6 @@ def _scores(
 
     answers = mixture.log_probabilities(images, device)
     scores = {f"experts/{name}": accuracy(answers[:, i]) for i, name in enumerate(mixture.names)}
-    scores["teacher"] = accuracy(teach(gate, answers))
+    scores["teacher"] = accuracy(teacher(answers))
     scores["global"] = accuracy(predict_logits(model, images))
     return scores

@@ -113,6 +113,12 @@ def test_the_privacy_statement_of_local_trust(finished):
     assert {row["role"] for row in statement["trust_map"]} == {"server", "client", "authority"}
 
 
+def test_the_statement_tells_how_sums_were_encrypted(finished):
+    told = json.loads((finished.path / "privacy.json").read_bytes())["encryption"]
+    assert told["security_bits"] == 128 and "one run" in told["key_lifetime"]
+    assert told["rounding_step"] >= 2**10 * told["decoding_error_at_most"]
+
+
 def test_distributed_trust_spends_the_same_budget(tmp_path: Path):
     outcome = tiny_train(tmp_path, "--trust", "distributed", "--epsilon", "4")
     assert outcome.status == 0, outcome.err
