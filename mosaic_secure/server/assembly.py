@@ -129,7 +129,7 @@ def assemble(
         agreed = own | (pool(answers, prior).argmax(-1) == labels)
         rows = agreed.nonzero().flatten()
         if len(rows):
-            gate = train_gate(answers[rows], labels[rows], prior, config.gate, seed)
+            gate = train_gate(answers[rows], labels[rows], prior, config.gate, seed, device)
     model = _student(plan, releases.state, parts, prototype)
     kept = 0
     if parts.distillation:

@@ -84,8 +84,15 @@ def departure(trust: Tensor, prior: Tensor) -> Tensor:
     return (start.exp() * (start - trust.clamp_min(1e-12).log())).sum(-1).mean()
 
 
-def train_gate(answers: Tensor, labels: Tensor, prior: Tensor, config: GateConfig, seed: int) -> Gate:
-    """Fit a gate; returns the exponential moving average of its iterates.
+def train_gate(
+    answers: Tensor,
+    labels: Tensor,
+    prior: Tensor,
+    config: GateConfig,
+    seed: int,
+    device: torch.device | str = "cpu",
+) -> Gate:
+    """Fit a gate on `device`; returns the exponential moving average of its iterates, on the CPU.
 
     Args:
         answers: [N, E, K], log-probabilities of the experts on labelled synthetic records.
@@ -97,7 +104,8 @@ def train_gate(answers: Tensor, labels: Tensor, prior: Tensor, config: GateConfi
     def fresh() -> Gate:
         return Gate(experts, classes, config.dim, config.heads, prior)
 
-    gate = build_seeded(fresh, derive_seed(seed, "gate"))
+    gate = build_seeded(fresh, derive_seed(seed, "gate")).to(device)
+    answers, labels, prior = answers.to(device), labels.to(device), prior.to(device)
     average = torch.optim.swa_utils.AveragedModel(
         gate, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.ema_decay)
     )
@@ -105,7 +113,7 @@ def train_gate(answers: Tensor, labels: Tensor, prior: Tensor, config: GateConfi
     stream = torch_generator(seed, "gate-batches")
     gate.train()
     for _ in range(config.steps):
-        rows = torch.randint(len(answers), (min(config.batch, len(answers)),), generator=stream)
+        rows = torch.randint(len(answers), (min(config.batch, len(answers)),), generator=stream).to(device)
         loss = nn.functional.nll_loss(gate(answers[rows]), labels[rows])
         # Synthetic records are easier than real ones: leaving the prior must pay for itself.
         loss = loss + config.caution * departure(gate.trust(answers[rows]), prior)
@@ -113,4 +121,4 @@ def train_gate(answers: Tensor, labels: Tensor, prior: Tensor, config: GateConfi
         loss.backward()
         optimizer.step()
         average.update_parameters(gate)
-    return average.module.eval()
+    return average.module.eval().cpu()

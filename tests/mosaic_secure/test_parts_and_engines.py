@@ -132,3 +132,12 @@ def test_the_simulation_engine_gives_the_same_model(tmp_path: Path):
 @pytest.mark.slow
 def test_another_seed_gives_another_model(tmp_path: Path):
     assert model(tmp_path, "one") != model(tmp_path, "two", seed=1)
+
+
+def test_the_servers_work_runs_on_a_gpu(tmp_path: Path):
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device here")
+    outcome = tiny_train(tmp_path, "--device", "cuda")
+    assert outcome.status == 0 and outcome.json["device"] == "cuda", outcome.err
+    assert command("verify", tmp_path / "run").status == 0

@@ -159,3 +159,14 @@ def test_fewer_records_than_a_batch_are_enough():
     few, labels = answers(3)
     made = train_gate(few, labels, torch.zeros(EXPERTS), GateConfig(dim=8, heads=2, steps=3), 0)
     assert torch.isfinite(made(few)).all()
+
+
+def test_the_gate_is_the_average_of_its_iterates():
+    # With an average that hardly moves, even many large steps leave the gate near where it started.
+    given, labels = answers()
+    settings = GateConfig(dim=8, heads=2, steps=30, learning_rate=0.05, caution=0.0)
+    slow, fast = (
+        train_gate(given, labels, torch.zeros(EXPERTS), settings.model_copy(update={"ema_decay": decay}), 0)
+        for decay in (0.9999, 0.0)
+    )
+    assert (fast.identity - slow.identity).norm() > 10 * (slow.prior - torch.zeros(EXPERTS)).norm()
