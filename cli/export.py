@@ -10,13 +10,16 @@ import typer
 from cli import options
 from cli.output import print_json
 
-EXAMPLE = "Example: mosaic-secure export runs/first --format onnx --to model.onnx"
+EXAMPLE = "Example: mosaic-secure export runs/first --format onnx"
 
 
 def export(
     run: options.RunPath,
     format: Annotated[str, typer.Option(metavar="onnx|torch-export", help="What to write.")],
-    to: Annotated[Path, typer.Option(metavar="FILE", help="The file to write.")],
+    to: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The file to write or replace; default: RUN.onnx or RUN.pt2 here."),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Write the global model as one file, checked against PyTorch.
@@ -24,8 +27,9 @@ def export(
     RUN is a run directory.
     """
     from mosaic_secure.runs.export import export as export_model
+    from mosaic_secure.runs.outputs import default_export_file
 
-    report = export_model(run, format, to)
+    report = export_model(run, format, to or default_export_file(run, format))
     if report.checked_with is None:
         checked = "not compared: onnxruntime is not installed"
     else:

@@ -14,7 +14,7 @@ from cli.output import print_json, print_table
 if TYPE_CHECKING:
     from privacy.ledger_check import LedgerReport
 
-SHOW_EXAMPLE = "Example: mosaic-secure ledger show ledgers/digits/client-0"
+SHOW_EXAMPLE = "Example: mosaic-secure ledger show ledgers/digits-5/client-0"
 VERIFY_EXAMPLE = "Example: mosaic-secure ledger verify ledgers"
 
 app = typer.Typer(

@@ -105,10 +105,10 @@ def _run(config: RunConfig, out: Path | None, resume: bool, ledger_dir: Path | N
                 config, out=run, resume=resume, ledger_dir=ledger_dir, progress=progress, ablate=ablate
             )
     except KeyboardInterrupt:
-        raise Interrupted(how_to_resume(run, ledger_dir)) from None
+        raise Interrupted(how_to_resume(run, ledger_dir, ablate)) from None
 
 
-def how_to_resume(run: Path, ledger_dir: Path | None) -> str:
+def how_to_resume(run: Path, ledger_dir: Path | None, ablate: bool) -> str:
     """The line that tells how an interrupted run goes on."""
     from mosaic_secure.runs.directory import MANIFEST
 
@@ -117,6 +117,8 @@ def how_to_resume(run: Path, ledger_dir: Path | None) -> str:
     command = ["mosaic-secure", "train", "--resume", "--out", str(run)]
     if ledger_dir is not None:
         command += ["--ledger-dir", str(ledger_dir)]
+    if ablate:
+        command.append("--ablate")
     return f"interrupted; resume with: {shlex.join(command)}"
 
 

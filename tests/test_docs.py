@@ -57,7 +57,8 @@ def test_named_commands_exist(document: Path) -> None:
 
 
 def test_options_in_the_readme_exist() -> None:
-    lines = re.findall(r"^(?:.*/)?mosaic-secure (.*)$", README, re.MULTILINE)
+    text = README.replace("\\\n", " ")  # a command may go on in the next line
+    lines = re.findall(r"^(?:.*/)?mosaic-secure (.*)$", text, re.MULTILINE)
     assert lines
     for line in lines:
         words = shlex.split(line, comments=True)

@@ -100,6 +100,38 @@ def test_synth(mosaic, write_small_run, tmp_path: Path):
     assert "count 0" in mosaic("synth", run, "--count", 0, "--to", tmp_path / "new").refusal
 
 
+def test_synth_without_a_place_takes_a_fresh_folder_here(mosaic, write_small_run, tmp_path, monkeypatch):
+    run = write_small_run(tmp_path / "runs" / "a.b", generators=True)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.b-synthetic").mkdir()  # empty, and so good enough
+    for folder in ("a.b-synthetic", "a.b-synthetic-2", "a.b-synthetic-3"):
+        outcome = mosaic("synth", "runs/a.b", "--count", 3)
+        assert outcome.status == 0, outcome.err
+        assert f"{folder}/synthetic.npz, {folder}/grid.png" in outcome.out
+        assert {file.name for file in (tmp_path / folder).iterdir()} == {"synthetic.npz", "grid.png"}
+    assert mosaic("verify", run).status == 0
+
+
+def test_export_without_a_place_writes_and_replaces_a_file_here(mosaic, small_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.pt2").write_bytes(b"old")
+    outcome = mosaic("export", small_run, "--format", "torch-export", "--json")
+    assert outcome.status == 0, outcome.err
+    assert outcome.json["path"] == "run.pt2" and outcome.out.startswith("run.pt2: ")
+    assert (tmp_path / "run.pt2").stat().st_size == outcome.json["bytes"] > 3
+    assert "onnx, torch-export" in mosaic("export", small_run, "--format", "pt").refusal
+
+
+def test_results_never_land_inside_the_run(mosaic, write_small_run, tmp_path: Path, monkeypatch):
+    run = write_small_run(tmp_path / "run", generators=True)
+    monkeypatch.chdir(run)
+    for command in (["synth", ".", "--count", 3], ["export", ".", "--format", "torch-export"]):
+        outcome = mosaic(*command)
+        assert outcome.status == 0, outcome.err
+    assert (tmp_path / "run-synthetic" / "grid.png").is_file() and (tmp_path / "run.pt2").is_file()
+    assert mosaic("verify", run).status == 0
+
+
 def test_verify_passes_and_fails_with_status_3(mosaic, small_run: Path, tmp_path: Path):
     outcome = mosaic("verify", small_run, "--json")
     assert outcome.status == 0 and outcome.json["verdict"] == "pass" and outcome.json["files"] == 2

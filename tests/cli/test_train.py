@@ -172,7 +172,7 @@ def test_a_signal_ends_cleanly_with_the_line_that_resumes(tmp_path: Path, kind: 
         module = types.ModuleType("mosaic_secure.engine.local")
         module.train = train
         sys.modules["mosaic_secure.engine.local"] = module
-        sys.exit(main(["train", "--out", sys.argv[2], "--ledger-dir", "my ledgers"]))
+        sys.exit(main(["train", "--out", sys.argv[2], "--ledger-dir", "my ledgers", "--ablate"]))
         """
     )
     child = subprocess.Popen(
@@ -188,5 +188,5 @@ def test_a_signal_ends_cleanly_with_the_line_that_resumes(tmp_path: Path, kind: 
     _, err = child.communicate(timeout=20)
     assert child.returncode == 130
     assert err.count("\n") == 1 and err.startswith("interrupted")
-    resume = f"mosaic-secure train --resume --out {tmp_path}/run --ledger-dir 'my ledgers'"
+    resume = f"mosaic-secure train --resume --out {tmp_path}/run --ledger-dir 'my ledgers' --ablate"
     assert (resume in err) is begun
