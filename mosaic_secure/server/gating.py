@@ -3,8 +3,8 @@
 Each expert's answer becomes a token that carries the expert's identity; tokens attend to each other, and each
 gets a score and a sharpness. The teacher's answer is the log-linear pool of the experts under the scores.
 The gate learns from labelled synthetic records, the class prototypes (mean images) among them, and from
-nothing else (Mosaic, arXiv 2505.19699, stage 5; the identities are ours: without them no gate can tell experts
-apart). The teacher is the exponential moving average of the gate's iterates, as in the method.
+nothing else (Mosaic, arXiv 2505.19699, stage 5; the identities are ours: without them no gate can tell
+experts apart). The teacher is the exponential moving average of the gate's iterates, as in the method.
 """
 
 from __future__ import annotations
