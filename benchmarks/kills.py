@@ -2,7 +2,7 @@
 
 Real processes: the command, its workers, its ledgers. With noise from the seed an undisturbed run is the
 reference for the final weights; the bytes of every release that existed at a kill are compared with those at
-the end.
+the end. At every kill each stored release must be charged, and at the end each planned one exactly once.
 
     python benchmarks/kills.py kills --kills 30 --seed 0
 """
@@ -19,6 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -37,6 +39,7 @@ OPTIONS = {
     "distill.synthetic_pool": 1000,
     "privacy.insecure_reproducible_noise": "true",
 }
+RELEASES = ("counts", "centre", "moments", "classifier", "generator")
 
 
 def command(out: Path, ledgers: Path, resume: bool) -> list[str]:
@@ -57,6 +60,35 @@ def hashes(folder: Path, pattern: str) -> dict[str, str]:
         for path in sorted(folder.glob(pattern))
         if path.is_file() and not path.name.endswith(".part")
     }
+
+
+def charges(ledger: Path) -> Counter[tuple[str, str]]:
+    """How often (run, release-round) is charged in a ledger; a torn last line does not count."""
+    lines = ledger.read_bytes().split(b"\n")[:-1] if ledger.exists() else []
+    entries = [json.loads(line) for line in lines]
+    made = [entry["body"] for entry in entries if entry["kind"] == "release"]
+    return Counter((body["run_id"], f"{body['release']}-{body['round']}") for body in made)
+
+
+def check_charged(ledgers: Path, names: Iterable[str]) -> None:
+    """End the program unless each of these files of releases has its entry in its client's ledger."""
+    for name in names:
+        home, _, release = name.partition("/releases/")
+        run, _, file = release.partition("/")
+        if charges(ledgers / home / "ledger.jsonl")[run, Path(file).stem] != 1:
+            raise SystemExit(f"release not charged once: {name}")
+
+
+def check_each_once(ledgers: Path) -> None:
+    """End the program unless each client's ledger shows each planned release exactly once, and no other."""
+    found = sorted(ledgers.glob("*/*/ledger.jsonl"))
+    if len(found) != OPTIONS["clients.count"]:
+        raise SystemExit(f"{len(found)} ledgers of {OPTIONS['clients.count']} clients")
+    for ledger in found:
+        made = charges(ledger)
+        once = sorted(release for _, release in made.elements()) == sorted(f"{name}-0" for name in RELEASES)
+        if not once or len({run for run, _ in made}) != 1:
+            raise SystemExit(f"{ledger.parent.name}: its ledger shows {dict(made)}")
 
 
 def undisturbed(folder: Path) -> tuple[str, float]:
@@ -88,11 +120,9 @@ def killed_run(folder: Path, seconds: float, kills: int, draw: random.Random) ->
                 process.communicate()
                 done += 1
                 time.sleep(0.3)  # workers notice within this time
-                changed = [
-                    name
-                    for name, digest in hashes(ledgers, "*/*/releases/**/*").items()
-                    if seen.setdefault(name, digest) != digest
-                ]
+                stored = hashes(ledgers, "*/*/releases/**/*")
+                check_charged(ledgers, stored)
+                changed = [n for n, digest in stored.items() if seen.setdefault(n, digest) != digest]
                 if changed:
                     raise SystemExit(f"release changed: {changed[0]}") from None
                 continue
@@ -104,6 +134,8 @@ def killed_run(folder: Path, seconds: float, kills: int, draw: random.Random) ->
     lost = [name for name, digest in seen.items() if final.get(name) != digest]
     if lost:
         raise SystemExit(f"release not as before: {lost[0]}")
+    check_charged(ledgers, final)
+    check_each_once(ledgers)
     check = subprocess.run(
         [sys.executable, "-m", "cli", "ledger", "verify", str(ledgers), "--json"], capture_output=True
     )
@@ -140,6 +172,7 @@ def main() -> None:
         "kills": sum(run["kills"] for run in runs),
         "same_final_weights": all(run["weights"] == reference for run in runs),
         "releases_unchanged": True,
+        "releases_charged_once": True,
         "ledgers_verify": all(run["ledgers"] == "pass" for run in runs),
         "runs": runs,
     }

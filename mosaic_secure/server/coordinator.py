@@ -61,6 +61,7 @@ class Coordinator:
         """(stage, client, code) of every client that a stage went on without, earlier attempts included."""
         stages = ["enrol", *(r.round_id for r in self._plan.rounds)]
         stages += [f"local-{index}" for index in range(self._plan.config.classifier.rounds)]
+        stages += [f"fine-tune-{index}" for index in range(self._plan.config.fine_tune.rounds)]
         out = []
         for stage in stages:
             _, facts = self._run.load_stage(stage) or ({}, {})

@@ -9,7 +9,6 @@ import numpy as np
 
 from mosaic_secure.progress import Progress, ProgressCallback
 from mosaic_secure.protocol.messages import FineTuneReply, FineTuneRequest
-from privacy.errors import PrivacyError
 
 if TYPE_CHECKING:
     from mosaic_secure.runs.directory import RunDirectory
@@ -34,8 +33,7 @@ def fine_tune(
         trained: names of what clients send back.
 
     Raises:
-        PrivacyError: no client of a round returned usable weights, or too few answered.
-        UserError: too few answered.
+        UserError, BudgetError, LedgerError: too few clients of a round returned usable weights.
     """
     current = dict(weights)
     for index in range(rounds):
@@ -44,17 +42,29 @@ def fine_tune(
         if found is None:
             request = FineTuneRequest(run_id=run.run_id, round=index, weights=current)
             replies = roll.ask(stage, request, FineTuneReply)
-            sane = [r.weights for r in replies.values() if _fits(r.weights, trained, current)]
-            if not sane:
-                raise PrivacyError(f"{stage}: no client returned usable weights")
+            sane = _checked(roll, stage, replies, trained, current)
             mean = {
                 name: np.mean([w[short] for w in sane], axis=0) for short, name in _names(trained, current)
             }
-            run.save_stage(stage, mean, {"clients": len(sane)})
+            run.save_stage(stage, mean, {"left_out": roll.left_out(stage)})
             found = (mean, {})
         current.update({name: value.astype(np.float32) for name, value in found[0].items()})
         progress(Progress("fine-tuning", index + 1, rounds))
     return current
+
+
+def _checked(
+    roll: Roll,
+    stage: str,
+    replies: Mapping[str, FineTuneReply],
+    trained: tuple[str, ...],
+    state: Mapping[str, np.ndarray],
+) -> list[Mapping[str, np.ndarray]]:
+    """Weights that can be used; the senders of others lose this round, by name."""
+    good = {client: r.weights for client, r in replies.items() if _fits(r.weights, trained, state)}
+    roll.leave_out(stage, {client: "malformed" for client in replies if client not in good})
+    roll.need(good, roll.left_out(stage), stage)
+    return list(good.values())
 
 
 def _names(trained: tuple[str, ...], state: Mapping[str, np.ndarray]) -> list[tuple[str, str]]:
@@ -66,6 +76,8 @@ def _fits(
     weights: Mapping[str, np.ndarray], trained: tuple[str, ...], state: Mapping[str, np.ndarray]
 ) -> bool:
     return set(weights) == set(trained) and all(
-        weights[short].shape == state[name].shape and bool(np.isfinite(weights[short]).all())
+        weights[short].shape == state[name].shape
+        and weights[short].dtype.kind == "f"
+        and bool(np.isfinite(weights[short]).all())
         for short, name in _names(trained, state)
     )

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from mosaic_secure.client import answers
-from mosaic_secure.protocol.messages import LocalTrainingReply, PrototypeReply
+from mosaic_secure.protocol.messages import FineTuneReply, LocalTrainingReply, PrototypeReply
 from mosaic_secure.server import prototypes
 from privacy.identity import SigningKey
 from privacy.secagg import packing
 from privacy.secagg.contribution import ContributionHeader, seal_contribution
 
-from .tiny import command, tiny_train
+from .tiny import FINE_TUNED, command, tiny_train
 
 BAD = "client-1"
 ROUNDS = ["centre-0", "moments-0", *(f"gradient-{index}" for index in range(8))]
@@ -174,6 +174,26 @@ def test_weights_that_are_none_lose_their_sender(monkeypatch, tmp_path: Path):
     assert left_out(tmp_path / "run") == {("local-0", BAD): "malformed"}
     members = json.loads((tmp_path / "run" / "generators" / "index.json").read_bytes())
     assert BAD not in json.dumps(members) and "client-0" in json.dumps(members)
+
+
+@pytest.mark.parametrize("needed", [2, 3])
+def test_fine_tuned_weights_that_are_none_lose_their_sender(monkeypatch, tmp_path: Path, needed: int):
+    real = answers.fine_tuned
+
+    def bad(session: Any, request: Any) -> FineTuneReply:
+        reply = real(session, request)
+        spoilt = {name: np.full_like(value, np.nan) for name, value in reply.weights.items()}
+        return replace(reply, weights=spoilt) if session.home.party == BAD else reply
+
+    monkeypatch.setattr(answers, "fine_tuned", bad)
+    changes = {**FINE_TUNED, "privacy.min_contributors": needed}
+    outcome = tiny_train(tmp_path, "--epsilon", "inf", **changes)
+    if needed == 3:
+        assert "fine-tune-0: 2 clients are left, the plan needs 3 (client-1: malformed)" in outcome.refusal
+        return
+    assert outcome.status == 0, outcome.err
+    assert f"fine-tune-0: goes on without {BAD}: malformed" in outcome.err
+    assert left_out(tmp_path / "run") == {("fine-tune-0", BAD): "malformed"}
 
 
 def test_counts_that_are_no_numbers_count_for_nothing(monkeypatch, tmp_path: Path):

@@ -9,15 +9,9 @@ from typing import Any
 
 import pytest
 
-from .tiny import command, tiny_train
+from .tiny import FINE_TUNED, command, tiny_train
 
 REPEATABLE = {"privacy.insecure_reproducible_noise": True}
-FINE_TUNED = {
-    "fine_tune.rounds": 1,
-    "fine_tune.steps": 3,
-    "privacy.shares.prototypes": 0.5,
-    "privacy.shares.fine_tune": 0.1,
-}
 NO_GENERATOR = {
     "generator.enabled": False,
     "privacy.shares.prototypes": 0.7,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from mosaic_secure.protocol.log import walk
 from mosaic_secure.protocol.messages import MESSAGES
 from mosaic_secure.protocol.trust import flow_problem
 
+from .conftest import Finished
 from .tiny import CLIENTS, tiny_config
 
 # Who may receive which class of information, written out anew and not read off the code under test.
@@ -32,11 +34,17 @@ MAY_LEAVE = {
 }
 
 
+@pytest.fixture(scope="module", params=["finished", "distributed"])
+def ran(request) -> Finished:
+    """Runs that ended well: one with trust local, and one with distributed trust and fine-tuning."""
+    return request.getfixturevalue(request.param)
+
+
 @pytest.fixture(scope="module")
-def spoken(finished):
+def spoken(ran):
     """(message, how it passed) of everything that was sent, decoded from its bytes."""
     out = []
-    for passed in finished.wire.passed:
+    for passed in ran.wire.passed:
         received = message_from_proto(MessageProto.FromString(passed.data))
         assert not received.has_error()
         name = received.content["message"]["schema"].split("/")[0]
@@ -44,12 +52,12 @@ def spoken(finished):
     return out
 
 
-def test_the_log_of_a_run_passes_the_walk(finished):
-    report = walk(finished.path / "messages.jsonl")
+def test_the_log_of_a_run_passes_the_walk(ran):
+    report = walk(ran.path / "messages.jsonl")
     assert report.problems == () and report.messages > 30 and report.fields > 100
 
 
-def test_no_field_reaches_a_role_that_must_not_see_it(spoken):
+def test_no_field_reaches_a_role_that_must_not_see_it(ran, spoken):
     kinds = set()
     for message, passed in spoken:
         name = type(message).__name__
@@ -58,12 +66,13 @@ def test_no_field_reaches_a_role_that_must_not_see_it(spoken):
         for spec in field_specs(type(message)):
             allowed = MAY_LEAVE[passed.source] & MAY_REACH[passed.target]
             assert spec.field_class in allowed, f"{name}.{spec.name} from {passed.source} to {passed.target}"
-    assert kinds == set(MESSAGES) - {"FineTuneRequest", "FineTuneReply"}
+    unused = set() if ran.fine_tuned else {"FineTuneRequest", "FineTuneReply"}
+    assert kinds == set(MESSAGES) - unused
 
 
-def test_the_log_names_what_was_sent_and_nothing_else(finished, spoken):
+def test_the_log_names_what_was_sent_and_nothing_else(ran, spoken):
     logged = []
-    for line in (finished.path / "messages.jsonl").read_text().splitlines():
+    for line in (ran.path / "messages.jsonl").read_text().splitlines():
         entry = json.loads(line)
         hashes = tuple(item["sha256"] for item in entry["fields"])
         logged.append((entry["message"], entry["src"], entry["dst"], hashes))
@@ -78,12 +87,12 @@ def test_the_log_names_what_was_sent_and_nothing_else(finished, spoken):
     assert sorted(sent) == sorted(logged)
 
 
-def holders(finished, piece: bytes) -> set[tuple[str, str, str]]:
+def holders(ran: Finished, piece: bytes) -> set[tuple[str, str, str]]:
     """(source, target, party) of the messages that hold these bytes."""
-    return {(p.source, p.target, p.party) for p in finished.wire.passed if piece in p.data}
+    return {(p.source, p.target, p.party) for p in ran.wire.passed if piece in p.data}
 
 
-def test_a_contribution_goes_from_its_client_over_the_server_to_the_authority_alone(finished, spoken):
+def test_a_contribution_goes_from_its_client_over_the_server_to_the_authority_alone(ran, spoken):
     contributions = [
         (passed.party, message.contribution)
         for message, passed in spoken
@@ -91,29 +100,33 @@ def test_a_contribution_goes_from_its_client_over_the_server_to_the_authority_al
     ]
     assert len(contributions) == 2 * len(CLIENTS)
     for party, contribution in contributions:
-        assert holders(finished, contribution[600:700]) == {
+        assert holders(ran, contribution[600:700]) == {
             ("client", "server", party),
             ("server", "authority", "authority"),
         }
 
 
-def test_weights_go_to_the_server_alone(finished, spoken):
+def test_weights_go_to_the_server_alone(ran, spoken):
     replies = [(m, p) for m, p in spoken if type(m).__name__ == "LocalTrainingReply"]
     assert len(replies) == len(CLIENTS)
     for message, passed in replies:
         for arrays in (message.classifier, message.generator):
             name, largest = max(arrays.items(), key=lambda item: item[1].size)
             piece = largest.tobytes()[:256]
-            assert holders(finished, piece) == {("client", "server", passed.party)}, name
+            assert holders(ran, piece) == {("client", "server", passed.party)}, name
+    for message, passed in spoken:
+        if type(message).__name__ == "FineTuneReply":
+            name, largest = max(message.weights.items(), key=lambda item: item[1].size)
+            assert holders(ran, largest.tobytes()[:256]) == {("client", "server", passed.party)}, name
 
 
-def test_no_record_code_or_exact_count_leaves_a_client(finished, spoken):
+def test_no_record_code_or_exact_count_leaves_a_client(ran, spoken):
     config = tiny_config()
     for index, party in enumerate(CLIENTS):
         data = load_client(config, index)
         for image in data.images[:40]:
             for form in (image, image.astype(np.float64), (image * 16).astype(np.uint8)):
-                assert not holders(finished, form.tobytes())
+                assert not holders(ran, form.tobytes())
         exact = np.bincount(data.labels, minlength=10)
         told = [
             message.counts["counts"]
@@ -124,18 +137,28 @@ def test_no_record_code_or_exact_count_leaves_a_client(finished, spoken):
         assert np.abs(told[0] - exact).max() > 0.5
 
 
-def test_the_secret_key_is_in_no_message_and_in_no_file_when_the_run_is_over(finished):
-    pieces = finished.wire.key_pieces
+def told_key(ran: Finished) -> set[Path]:
+    """Files of the run and of its parties that hold a piece of the secret key; no message may."""
+    pieces = ran.wire.key_pieces
     assert len(pieces) > 50
-    for passed in finished.wire.passed:
+    for passed in ran.wire.passed:
         assert not any(piece in passed.data for piece in pieces)
-    for top in (finished.path, finished.ledgers):  # the authority has destroyed its own copy
-        for path in top.rglob("*"):
-            if path.is_file():
-                data = path.read_bytes()
-                assert not any(piece in data for piece in pieces), path
+    files = [path for top in (ran.path, ran.ledgers) for path in top.rglob("*") if path.is_file()]
+    return {path for path in files if any(piece in path.read_bytes() for piece in pieces)}
 
 
-def test_secrets_of_releases_are_gone_and_were_in_no_message(finished):
-    assert not list(finished.ledgers.glob("*/*/secrets/*/*"))
-    assert not list(finished.ledgers.glob("*/*/cache/*/*"))
+def test_the_secret_key_is_in_no_message_and_in_no_file_when_the_run_is_over(ran):
+    assert told_key(ran) == set()  # the authority has destroyed its own copy
+
+
+def test_the_secret_key_is_with_the_authority_alone_while_a_run_is_open(stopped):
+    stages = {path.stem for path in (stopped.path / "checkpoints").glob("*.stage")}
+    assert {"enrol", "centre-0", "moments-0", "local-0", "assembled", "fine-tune-0"} <= stages
+    assert not (stopped.path / "ledgers.json").exists()
+    (key,) = stopped.ledgers.glob("*/authority/keys/*/secret.ctx")
+    assert told_key(stopped) == {key}
+
+
+def test_secrets_of_releases_are_gone_and_were_in_no_message(ran):
+    assert not list(ran.ledgers.glob("*/*/secrets/*/*"))
+    assert not list(ran.ledgers.glob("*/*/cache/*/*"))

@@ -37,6 +37,13 @@ TINY: Mapping[str, Any] = {
     "engine.workers": 0,
 }
 
+FINE_TUNED: Mapping[str, Any] = {
+    "fine_tune.rounds": 1,
+    "fine_tune.steps": 3,
+    "privacy.shares.prototypes": 0.5,
+    "privacy.shares.fine_tune": 0.1,
+}
+
 
 def tiny_config(**changes: Any) -> RunConfig:
     """The tiny run with dotted fields changed (``privacy__epsilon=2``)."""
