@@ -205,7 +205,7 @@ class RunPlan:
         return DPSGDPlan(
             noise_multiplier=planned.noise_multiplier,
             sample_rate=planned.sample_rate,
-            steps=planned.steps // planned.rounds,
+            steps=planned.steps_per_round,
             max_grad_norm=part.max_grad_norm,
             expected_batch_size=planned.sample_rate * declared_records,
             learning_rate=rate,

@@ -6,23 +6,15 @@ import hashlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
-__all__ = ["derive_seed", "numpy_generator", "torch_generator"]
+__all__ = ["derive_seed", "torch_generator"]
 
 
 def derive_seed(seed: int, *labels: object) -> int:
     """A 63-bit seed for the purpose named by `labels`, independent of every other purpose's."""
     text = "\x1f".join([str(int(seed)), *map(str, labels)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
-
-
-def numpy_generator(seed: int, *labels: object) -> np.random.Generator:
-    """A numpy generator for the purpose named by `labels`."""
-    import numpy as np
-
-    return np.random.Generator(np.random.PCG64(derive_seed(seed, *labels)))
 
 
 def torch_generator(seed: int, *labels: object) -> torch.Generator:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +75,3 @@ class Predictor:
     def predict(self, images: Any) -> np.ndarray:
         """The likeliest class of each image, int64 [N]; images as in :meth:`predict_proba`."""
         return self.predict_proba(images).argmax(axis=1)
-
-    def names_of(self, labels: Iterable[int]) -> Sequence[str]:
-        """Class names of labels."""
-        return [self.class_names[label] for label in labels]
