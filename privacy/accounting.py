@@ -198,6 +198,8 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
         return math.inf
     # Phi(mu/2 - epsilon/mu) bounds delta, and is below exp(-x^2/2) at x = epsilon/mu - mu/2
     high = mu * (mu / 2 + math.sqrt(-2 * math.log(target))) + 1.0
+    while gaussian_delta(mu, high) > target:  # rounding at a huge mu
+        high *= 1.0 + 1e-6
     root = brentq(lambda e: gaussian_delta(mu, e) - target, 0.0, high, xtol=1e-13, rtol=1e-13, maxiter=500)
     return root * (1 + 1e-12) + 1e-12  # the root's own tolerance, so that the result stays a bound
 

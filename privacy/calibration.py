@@ -94,9 +94,11 @@ def _central_limit(mu: float, rate: float, steps: int) -> float:
     """Noise at which DP-SGD tends to mu-GDP: mu = q sqrt(T (exp(1/s^2) - 1)).
 
     Bu, Dong, Long and Su, *Deep learning with Gaussian differential privacy* (arXiv 1911.11607), Section 2.4.
-    It serves as a guess only: it is no upper bound.
+    It serves as a guess only: it is no upper bound. Where mu is large it asks for far more noise than the
+    same steps on all records need, sqrt(T) / mu, which is then the guess.
     """
-    return 1.0 / math.sqrt(math.log1p((mu / rate) ** 2 / steps))
+    limit = 1.0 / math.sqrt(math.log1p((mu / rate) ** 2 / steps))
+    return min(limit, math.sqrt(steps) / mu)
 
 
 def _events(requests: Sequence[ReleaseRequest], noises: Sequence[float]) -> list:

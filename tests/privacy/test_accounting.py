@@ -331,3 +331,10 @@ def test_events_survive_json(event):
 def test_foreign_events_are_refused(data):
     with pytest.raises(BudgetError):
         event_from_dict(data)
+
+
+@pytest.mark.parametrize("mu", [1e9, 1e17, 1e100])
+def test_a_huge_mu_has_a_finite_epsilon_that_bounds_it(mu):
+    epsilon = gaussian_epsilon(mu, 1e-3)
+    assert mu * mu / 2 * (1 - 1e-9) <= epsilon < math.inf
+    assert gaussian_delta(mu, epsilon * (1 + 1e-6)) <= 1e-3

@@ -61,6 +61,14 @@ def test_any_plan_lands_just_under_its_target(wanted, epsilon, delta):
     assert [r.name for r in plan.releases] == [r.name for r in wanted]
 
 
+@pytest.mark.parametrize("steps", [1, 40])
+@pytest.mark.parametrize("epsilon", [61.0, 95.0])
+def test_a_large_target_without_subsampling_is_met(epsilon, steps):
+    request = ReleaseRequest("all", 1.0, "dpsgd", sample_rate=1.0, steps=steps)
+    plan = plan_budget(epsilon, 0.0078125, [request])
+    assert 0.99 * epsilon <= plan.epsilon <= epsilon
+
+
 @pytest.mark.slow
 @given(wanted=requests(dpsgd=True), epsilon=st.floats(0.2, 100), delta=st.floats(1e-8, 1e-2))
 @settings(max_examples=30, deadline=None)
