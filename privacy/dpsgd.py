@@ -6,7 +6,9 @@ each sampled record, clips it to ``max_grad_norm``, sums, adds Gaussian noise of
 looks at how many records there are, so the result is a function of the plan, the records and the noise
 source.
 
-Gradients come from ``vmap(grad)`` in chunks, which keeps memory bounded and needs no hooks in the model.
+Gradients come from ``vmap(grad)``, 128 rows at a time, each chunk clipped and added before the next is made.
+Measured side by side (``python benchmarks/gradients.py gradients``) this takes 2.1 times plain SGD on
+convolutional networks of 28x28 images, whole batches 3.3 to 3.7 times and Opacus' hooks 2.8 to 3.9 times.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class ClassifierConfig(Section):
     max_grad_norm: Positive = 1.0
     augmentations: Count = 1
     ema_decay: Decay = 0.9
-    chunk_size: Count = 64
+    chunk_size: Count = 128
 
     @model_validator(mode="before")
     @classmethod
@@ -105,7 +105,7 @@ class GeneratorConfig(Section):
     label: Weight = 0.1
     anchor: Weight = 30.0
     ema_decay: Decay = 0.0
-    chunk_size: Count = 64
+    chunk_size: Count = 128
 
 
 class ExpertsConfig(Section):
@@ -173,7 +173,7 @@ class FineTuneConfig(Section):
     momentum: Momentum = 0.0
     max_grad_norm: Positive = 1.0
     augmentations: Count = 1
-    chunk_size: Count = 64
+    chunk_size: Count = 128
 
 
 class GlobalModelConfig(Section):
