@@ -1,0 +1,191 @@
+"""A comparison on disk: its frozen request, and the loop that runs what is missing.
+
+``DIR/comparison.json`` names every run with the hash of its configuration and never changes. Each run is a
+run directory, ``DIR/runs/SLUG``; what is sealed there is read, what was broken off is resumed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mosaic_secure.config import RunConfig, config_hash
+from mosaic_secure.errors import UserError
+from mosaic_secure.report.comparison_request import Cell
+from mosaic_secure.runs import manifest
+from mosaic_secure.runs.directory import RunDirectory
+from mosaic_secure.runs.encoding import json_document, parse_json
+from privacy.errors import PrivacyError
+from privacy.storage import make_private_directory, write_durably
+
+__all__ = ["Measured", "Outcome", "carry_out", "check_request", "opened", "read_run", "state_of"]
+
+FROZEN = "comparison.json"
+RUNS = "runs"
+DONE, BROKEN_OFF, MISSING = "done", "broken off", "missing"
+
+Run = Callable[[RunConfig, Path, bool], object]
+"""Makes one run: configuration, run directory, whether to resume what is there."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a finished run says of itself.
+
+    Attributes:
+        accuracy: in [0, 1]; None where there is no public test part.
+        score: what `accuracy` is of: ``"global"``, or ``"local mean"`` for a method without a global model.
+        epsilon: spent, as the accountant composes it from what was done; the largest over clients.
+        teacher_accuracy: of the mixture that was distilled; None where there is none.
+        seconds: of the last call that worked on the run.
+    """
+
+    accuracy: float | None
+    score: str
+    epsilon: float
+    delta: float
+    teacher_accuracy: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A cell and what came of it: measured, or the reason why not, in one line.
+
+    ``recorded`` is the reason as it may stand in a file: for private data, without its words.
+    """
+
+    cell: Cell
+    measured: Measured | None = None
+    reason: str = ""
+    recorded: str = ""
+
+
+@contextlib.contextmanager
+def opened(folder: Path, cells: Sequence[Cell]) -> Iterator[Path]:
+    """Work in a comparison: create or continue it, locked against other processes.
+
+    Raises:
+        UserError: the directory holds something else, or a comparison of other runs; another process works
+            in it; it cannot be written.
+    """
+    try:
+        make_private_directory(folder)
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise UserError(f"cannot use {folder} for a comparison: {error.strerror or error}") from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"another process is working in {folder}; wait for it to end") from error
+        if not check_request(folder, cells):
+            write_durably(folder / FROZEN, json_document({"runs": _frozen(cells)}))
+        yield folder
+    finally:
+        os.close(lock)
+
+
+def check_request(folder: Path, cells: Sequence[Cell]) -> bool:
+    """Whether a directory already holds this very comparison.
+
+    Raises:
+        UserError: it holds another one, or something else.
+    """
+    file = folder / FROZEN
+    if not file.exists():
+        others = [] if not folder.exists() else sorted(entry.name for entry in folder.iterdir())
+        others = [name for name in others if not (name.startswith(f".{FROZEN}.") and name.endswith(".part"))]
+        if others:
+            raise UserError(
+                f"{folder} is not empty (it holds {others[0]}) and is no comparison; choose another --out"
+            )
+        return False
+    before, now = parse_json(file.read_bytes(), str(file)).get("runs"), _frozen(cells)
+    if before == now:
+        return True
+    before = before if isinstance(before, dict) else {}
+    odd = sorted(set(before) ^ set(now)) or [name for name in now if before.get(name) != now[name]]
+    state = "has" if odd[0] not in now else "lacks" if odd[0] not in before else "has other settings for"
+    raise UserError(
+        f"{folder} holds another comparison: it {state} {odd[0]}; repeat its options, or choose another --out"
+    )
+
+
+def carry_out(
+    folder: Path, cells: Sequence[Cell], run: Run, begin: Callable[[int, Cell, str], None]
+) -> Iterator[Outcome]:
+    """Run what is missing and read the rest, one cell after the other; a cell that fails stops no other.
+
+    Args:
+        folder: of the comparison, see :func:`opened`.
+        run: makes one run.
+        begin: is told of each cell before it: number from 1, cell, and its state.
+    """
+    for number, cell in enumerate(cells, 1):
+        path = folder / RUNS / cell.slug
+        try:
+            state = state_of(folder, cell)
+            begin(number, cell, state)
+            if state != DONE:
+                run(cell.config, path, state == BROKEN_OFF)
+            outcome = Outcome(cell, read_run(path))
+        except Exception as error:
+            outcome = _failed(cell, error)
+        yield outcome
+
+
+def state_of(folder: Path, cell: Cell) -> str:
+    """Whether the run of a cell is done, broken off or missing.
+
+    Raises:
+        UserError: there is a run of another configuration, or its manifest is damaged.
+    """
+    path = folder / RUNS / cell.slug
+    if not (path / manifest.MANIFEST).exists():
+        return MISSING
+    content = manifest.read(path)
+    manifest.check_same_config(path, content, cell.config.to_dict(), config_hash(cell.config))
+    return DONE if content.get("sealed") else BROKEN_OFF
+
+
+def read_run(path: Path) -> Measured:
+    """The measures of a sealed run.
+
+    Raises:
+        UserError: the run is not finished or is damaged.
+    """
+    run = RunDirectory.open(path)
+    result = run.manifest.get("result")
+    if not run.sealed or not isinstance(result, dict):
+        raise UserError(f"run {path} is not finished")
+    lines = run.read_bytes("metrics.jsonl").splitlines()
+    rows = [parse_json(line, f"{path}/metrics.jsonl") for line in lines]
+    scores = {row["of"]: row["value"] for row in rows if row.get("metric") == "accuracy"}
+    score = result.get("score") or ("local mean" if "local mean" in scores else "global")
+    accuracy, teacher = scores.get(score, result.get("accuracy")), result.get("teacher_accuracy")
+    return Measured(
+        accuracy=None if accuracy is None else float(accuracy),
+        score=score,
+        epsilon=float(result["epsilon"]),
+        delta=float(result["delta"]),
+        teacher_accuracy=None if teacher is None else float(teacher),
+        seconds=float(result["seconds"]),
+    )
+
+
+def _frozen(cells: Sequence[Cell]) -> dict[str, Any]:
+    return {cell.slug: config_hash(cell.config) for cell in cells}
+
+
+def _failed(cell: Cell, error: Exception) -> Outcome:
+    text = " ".join(str(error).split())
+    foreseen = isinstance(error, UserError | PrivacyError)
+    reason = text if foreseen and text else f"unexpected {type(error).__name__}: {text}".rstrip(": ")
+    recorded = reason if cell.config.is_public else f"{type(error).__name__} (told on the terminal alone)"
+    return Outcome(cell, reason=reason, recorded=recorded)
