@@ -63,13 +63,12 @@ def compare(
 ) -> None:
     """Train with several methods and budgets, and write a table and a picture of the accuracies."""
     from mosaic_secure.config import load_config
-    from mosaic_secure.report.comparison_request import Request, refuse_chosen_fields
+    from mosaic_secure.report.comparison_request import Request
     from mosaic_secure.runs.directory import default_run_path
 
     fields = options.overrides(settings, data__root=data_root)
-    refuse_chosen_fields(fields)
     request = Request.parse(methods, epsilons, seeds, trust, alphas)
-    cells = request.cells(lambda chosen: load_config(config or "digits", {**fields, **chosen}))
+    cells = request.cells(lambda taken: load_config(config or "digits", taken), fields)
     _warn(cells)
     if dry_run:
         _show_cells(cells, out, json)
@@ -120,7 +119,7 @@ def _warn(cells: Sequence[Cell]) -> None:
     if not cells[0].config.is_public:
         warn(
             f"these data are private: each of the {len(cells)} runs is charged to the clients' ledgers, and "
-            "none reports an accuracy"
+            "none reports an accuracy; method central would pool the records and is left out"
         )
 
 

@@ -38,7 +38,7 @@ def draw_comparison(rows: Sequence[Row], title: str) -> bytes:
     from matplotlib.figure import Figure
 
     drawn = [row for row in rows if row.accuracy is not None]
-    alphas = list(dict.fromkeys(row.alpha for row in drawn))
+    alphas = list(dict.fromkeys(row.alpha for row in drawn if row.alpha is not None)) or [None]
     names = list(dict.fromkeys(row.name for row in drawn))
     looks = _looks(drawn, names)
     scale = _Scale(sorted({row.epsilon_target for row in drawn}), len(names))
@@ -46,10 +46,12 @@ def draw_comparison(rows: Sequence[Row], title: str) -> bytes:
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(alphas), 1, sharey=True, squeeze=False)[:, 0]
     for axes, alpha in zip(panels, alphas, strict=True):
-        here = [row for row in drawn if row.alpha == alpha]
+        here = [row for row in drawn if row.alpha in (alpha, None)]  # None: however they are dealt
         _panel(axes, here, names, looks, scale)
-        axes.set_title(title if len(alphas) == 1 else f"{title}: alpha {alpha}", fontsize=11, loc="left")
+        axes.set_title(title if len(alphas) == 1 else f"Dirichlet({alpha})", fontsize=11, loc="left")
         _legend(axes, here, looks)
+    if len(alphas) > 1:
+        figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     panels[0].set_ylim(*_limits(drawn))
     panels[-1].set_xlabel(f"{panels[-1].get_xlabel()}\n{_caption(drawn)}", fontsize=10)
     stream = io.BytesIO()
@@ -67,11 +69,13 @@ class _Scale:
         self._infinite = finite[-1] + apart
         self.ticks = {self.of(value): "∞" if math.isinf(value) else f"{value:g}" for value in epsilons}
         self.edge = 10 ** (finite[-1] + apart / 2) if math.inf in epsilons and len(epsilons) > 1 else None
-        room = min([*gaps, apart]) * (0.5 if len(epsilons) <= 2 else 0.25)
-        self._step = room / max(1, series - 1)
-        self._middle = (series - 1) / 2
         shown = [math.log10(place) for place in self.ticks]
-        margin = max(room, (shown[-1] - shown[0]) * 0.06)
+        span = max(0.3, shown[-1] - shown[0])
+        self._step = min(
+            (0.025 if len(shown) == 1 else 0.015) * span, 0.4 * min([*gaps, apart]) / max(1, series - 1)
+        )
+        self._middle = (series - 1) / 2
+        margin = self._middle * self._step + 0.06 * span
         self.limits = (10 ** (shown[0] - margin), 10 ** (shown[-1] + margin))
 
     def of(self, epsilon: float, series: float | None = None) -> float:

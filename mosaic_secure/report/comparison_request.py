@@ -11,11 +11,20 @@ from typing import Any, get_args
 from mosaic_secure.config import RunConfig
 from mosaic_secure.errors import UserError
 
-__all__ = ["Cell", "Request", "known_methods", "refuse_chosen_fields"]
+__all__ = ["REFERENCE", "Cell", "Request", "known_methods"]
 
 REFERENCE = "mosaic"
 """The only method with encrypted sums and presets, and the one that the others are held against."""
 
+_POOLED = "central"
+_DECIDES = {
+    "fedavg": ("clients.architectures",),
+    "fedprox": ("clients.architectures",),
+    _POOLED: ("clients.", "partition.", "data.declared_records"),
+}
+"""Fields that a method decides itself: what is set for all methods is not meant for it."""
+
+_OF_METHOD = "methods."
 _CHOSEN = {
     "privacy.epsilon": "--epsilons",
     "privacy.trust": "--trust",
@@ -53,9 +62,10 @@ class Request:
     Attributes:
         methods: (method, preset or None).
         trusts: of mosaic; other methods are run once, with ``"local"``.
+        alphas: of all methods but central, which pools the records however they are dealt.
     """
 
-    methods: tuple[tuple[str, str | None], ...]
+    methods: tuple[tuple[str, str | None], ...] | None
     epsilons: tuple[float | None, ...]
     seeds: tuple[int, ...]
     trusts: tuple[str | None, ...]
@@ -76,27 +86,35 @@ class Request:
             UserError: an entry that is not what its option takes; the line names both.
         """
         return cls(
-            methods=_read("--methods", methods, _method, tuple((name, None) for name in known_methods())),
+            methods=_read("--methods", methods, _method, None),
             epsilons=_read("--epsilons", epsilons, _epsilon, (None,)),
             seeds=_read("--seeds", seeds, _seed, (0,)),
             trusts=_read("--trust", trusts, _trust, (None,)),
             alphas=_read("--alphas", alphas, _alpha, (None,)),
         )
 
-    def cells(self, load: Callable[[Mapping[str, Any]], RunConfig]) -> tuple[Cell, ...]:
+    def cells(
+        self, load: Callable[[Mapping[str, Any]], RunConfig], settings: Mapping[str, Any]
+    ) -> tuple[Cell, ...]:
         """The runs, in the order in which they are made: all methods at one seed before the next seed.
 
         Args:
             load: lays dotted fields over the configuration of the comparison.
+            settings: fields for all runs; ``methods.NAME.FIELD`` is for that method alone.
 
         Raises:
-            UserError: the configuration refuses a combination.
+            UserError: a field that the comparison sets itself, or what the configuration refuses.
         """
+        of_all, of_method = _sorted_settings(settings)
         cells: dict[str, Cell] = {}
-        variants = list(self._variants())
+        variants = list(self._variants(load(of_all).is_public))
         for seed, alpha, epsilon, variant in product(self.seeds, self.alphas, self.epsilons, variants):
-            cell = _cell(load(_fields(seed, alpha, epsilon, *variant)), variant[1])
-            if alpha is not None and cell.alpha is None:
+            method, preset, trust = variant
+            taken = {k: v for k, v in of_all.items() if not k.startswith(_DECIDES.get(method, ("\0",)))}
+            taken |= of_method.get(method, {})
+            taken |= _fields(seed, None if method == _POOLED else alpha, epsilon, method, preset, trust)
+            cell = _cell(load(taken), preset)
+            if alpha is not None and cell.alpha is None and method != _POOLED:
                 raise UserError(
                     f"--alphas {alpha:g}: partition.kind is {cell.config.partition.kind!r}, which takes no "
                     "alpha; leave --alphas out, or add --set partition.kind=dirichlet"
@@ -104,8 +122,9 @@ class Request:
             cells.setdefault(cell.slug, cell)
         return tuple(cells.values())
 
-    def _variants(self) -> Iterator[tuple[str, str | None, str | None]]:
-        for method, preset in self.methods:
+    def _variants(self, public: bool) -> Iterator[tuple[str, str | None, str | None]]:
+        every = tuple((name, None) for name in known_methods() if public or name != _POOLED)
+        for method, preset in every if self.methods is None else self.methods:
             for trust in self.trusts if method == REFERENCE else ("local",):
                 yield method, preset, trust
 
@@ -115,11 +134,26 @@ def known_methods() -> tuple[str, ...]:
     return tuple(get_args(RunConfig.model_fields["method"].annotation))
 
 
-def refuse_chosen_fields(names: Mapping[str, Any]) -> None:
-    """Raise UserError where a field is set by hand that the comparison sets itself."""
-    for name in names:
-        if name in _CHOSEN:
-            raise UserError(f"--set {name}: a comparison sets this field; use {_CHOSEN[name]}")
+def _sorted_settings(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Fields for all methods, and those of each."""
+    of_all: dict[str, Any] = {}
+    of_method: dict[str, dict[str, Any]] = {}
+    for key, value in settings.items():
+        name, dot, field = key.removeprefix(_OF_METHOD).partition(".")
+        if not key.startswith(_OF_METHOD):
+            field = key
+            of_all[field] = value
+        elif name in known_methods() and dot:
+            of_method.setdefault(name, {})[field] = value
+        else:
+            raise UserError(f"--set {key}: expected {_OF_METHOD}NAME.FIELD with one of {_known()}")
+        if field in _CHOSEN:
+            raise UserError(f"--set {key}: a comparison sets this field; use {_CHOSEN[field]}")
+    return of_all, of_method
+
+
+def _known() -> str:
+    return ", ".join(known_methods())
 
 
 def _fields(
@@ -138,6 +172,8 @@ def _fields(
         "privacy.trust": trust,
     }
     fields |= {name: value for name, value in named.items() if value is not None}
+    if method != REFERENCE and "preset" in RunConfig.model_fields:
+        fields["preset"] = RunConfig.model_fields["preset"].default  # whatever the file says for mosaic
     if trust == "local":
         fields["privacy.honest_clients"] = None  # of distributed trust; refused under any other
     return fields
@@ -160,7 +196,7 @@ def _number(value: float) -> str:
     return short if float(short) == value else repr(value)
 
 
-def _read(option: str, text: str | None, read: Callable[[str], Any], otherwise: tuple[Any, ...]) -> Any:
+def _read(option: str, text: str | None, read: Callable[[str], Any], otherwise: Any) -> Any:
     if text is None:
         return otherwise
     entries = []
@@ -175,7 +211,7 @@ def _read(option: str, text: str | None, read: Callable[[str], Any], otherwise: 
 def _method(text: str) -> tuple[str, str | None]:
     name, colon, preset = text.partition(":")
     if name not in known_methods():
-        raise ValueError(f"is no method; choose from {', '.join(known_methods())}")
+        raise ValueError(f"is no method; choose from {_known()}")
     if colon and (name != REFERENCE or not preset):
         raise ValueError("must be a method, or mosaic:PRESET")
     return name, preset or None

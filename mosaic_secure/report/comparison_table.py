@@ -7,9 +7,11 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+from mosaic_secure.config import RunConfig
 from mosaic_secure.report.comparison import Measured, Outcome
 from mosaic_secure.report.comparison_plot import draw_comparison
 from mosaic_secure.report.comparison_request import REFERENCE, Cell
@@ -112,12 +114,12 @@ def summarise(cells: Sequence[Cell], outcomes: Sequence[Outcome]) -> Table:
             groups.setdefault(_key(outcome.cell), []).append((outcome.cell, outcome.measured))
     order = {key: number for number, key in enumerate(dict.fromkeys(map(_key, cells)))}
     rows = [_row(groups[key]) for key in sorted(groups, key=order.__getitem__)]
-    rows.sort(key=lambda row: (row.alpha or 0.0, row.epsilon_target))
+    rows.sort(key=lambda row: (math.inf if row.alpha is None else row.alpha, row.epsilon_target))
     failed = [{"run": done.cell.slug, "reason": done.recorded} for done in outcomes if done.measured is None]
     reference = next((cell for cell in cells if cell.method == REFERENCE), None)
     differences = () if reference is None else against_reference(rows, reference)
-    config = cells[0].config
-    title = f"{config.data.dataset}, {config.clients.count} clients, {_dealt(cells)}"
+    config = max((cell.config for cell in cells), key=lambda config: config.clients.count)
+    title = f"{config.data.dataset}, {config.clients.count} clients, {_dealt(config, cells)}"
     return Table(
         tuple(rows),
         tuple(differences),
@@ -130,17 +132,16 @@ def summarise(cells: Sequence[Cell], outcomes: Sequence[Outcome]) -> Table:
 def against_reference(rows: Sequence[Row], reference: Cell) -> list[dict[str, Any]]:
     """Accuracy of each other row less that of the reference, seed by seed, at the same alpha and epsilon.
 
-    The reference is the first mosaic variant (preset and trust) of the comparison. Only seeds that both rows
-    have count; a row without any is left out.
+    The reference is the first mosaic variant (preset and trust) of the comparison. Central, which has no alpha
+    of its own, is held against it at every one. Only seeds that both rows have count; a row without any is left
+    out.
     """
     variant = (reference.method, reference.preset, reference.trust)
-    bases = {
-        (row.alpha, row.epsilon_target): row for row in rows if (row.method, row.preset, row.trust) == variant
-    }
+    bases = [row for row in rows if (row.method, row.preset, row.trust) == variant]
     found = []
-    for row in rows:
-        base = bases.get((row.alpha, row.epsilon_target))
-        if base is None or base is row:
+    for base, row in product(bases, rows):
+        same = row.alpha in (base.alpha, None) and row.epsilon_target == base.epsilon_target
+        if base is row or not same:
             continue
         shared = [seed for seed in row.seeds if seed in row.by_seed and seed in base.by_seed]
         if not shared:
@@ -151,7 +152,7 @@ def against_reference(rows: Sequence[Row], reference: Cell) -> list[dict[str, An
                 "method": row.method,
                 "preset": row.preset,
                 "trust": row.trust,
-                "alpha": row.alpha,
+                "alpha": base.alpha,
                 "epsilon_target": row.epsilon_target,
                 "difference": mean,
                 "low": low,
@@ -205,8 +206,8 @@ def _row(runs: Sequence[tuple[Cell, Measured]]) -> Row:
     )
 
 
-def _dealt(cells: Sequence[Cell]) -> str:
-    config, alphas = cells[0].config, sorted({cell.alpha for cell in cells if cell.alpha is not None})
+def _dealt(config: RunConfig, cells: Sequence[Cell]) -> str:
+    alphas = sorted({cell.alpha for cell in cells if cell.alpha is not None})
     if alphas:
         return f"Dirichlet({', '.join(f'{alpha:g}' for alpha in alphas)})"
     return "clients given" if config.partition.kind == "given" else config.partition.kind
