@@ -107,10 +107,13 @@ class Request:
         """
         of_all, of_method = _sorted_settings(settings)
         cells: dict[str, Cell] = {}
-        variants = list(self._variants(load(of_all).is_public))
+        variants = list(self._variants())
         for seed, alpha, epsilon, variant in product(self.seeds, self.alphas, self.epsilons, variants):
             method, preset, trust = variant
-            taken = {k: v for k, v in of_all.items() if not k.startswith(_DECIDES.get(method, ("\0",)))}
+            if self._leaves_out(method, cells):
+                continue
+            own = _DECIDES.get(method, ())
+            taken = {name: value for name, value in of_all.items() if not name.startswith(own)}
             taken |= of_method.get(method, {})
             taken |= _fields(seed, None if method == _POOLED else alpha, epsilon, method, preset, trust)
             cell = _cell(load(taken), preset)
@@ -122,11 +125,16 @@ class Request:
             cells.setdefault(cell.slug, cell)
         return tuple(cells.values())
 
-    def _variants(self, public: bool) -> Iterator[tuple[str, str | None, str | None]]:
-        every = tuple((name, None) for name in known_methods() if public or name != _POOLED)
+    def _variants(self) -> Iterator[tuple[str, str | None, str | None]]:
+        every = tuple((name, None) for name in known_methods())
         for method, preset in every if self.methods is None else self.methods:
             for trust in self.trusts if method == REFERENCE else ("local",):
                 yield method, preset, trust
+
+    def _leaves_out(self, method: str, before: Mapping[str, Cell]) -> bool:
+        """Central may not pool private records, and where nobody named it, it is left out."""
+        others = list(before.values())
+        return self.methods is None and method == _POOLED and bool(others) and not others[0].config.is_public
 
 
 def known_methods() -> tuple[str, ...]:

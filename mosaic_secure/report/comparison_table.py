@@ -132,9 +132,9 @@ def summarise(cells: Sequence[Cell], outcomes: Sequence[Outcome]) -> Table:
 def against_reference(rows: Sequence[Row], reference: Cell) -> list[dict[str, Any]]:
     """Accuracy of each other row less that of the reference, seed by seed, at the same alpha and epsilon.
 
-    The reference is the first mosaic variant (preset and trust) of the comparison. Central, which has no alpha
-    of its own, is held against it at every one. Only seeds that both rows have count; a row without any is left
-    out.
+    The reference is the first mosaic variant (preset and trust) of the comparison. Central, which has no
+    alpha of its own, is held against it at every one. Only seeds that both rows have count; a row without
+    any is left out.
     """
     variant = (reference.method, reference.preset, reference.trust)
     bases = [row for row in rows if (row.method, row.preset, row.trust) == variant]
