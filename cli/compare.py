@@ -32,7 +32,8 @@ def compare(
         str | None, _list("LIST", "Budgets, such as 1,4 or 1,inf.", "the configuration's")
     ] = None,
     methods: Annotated[
-        str | None, _list("LIST", "Methods; mosaic also with a preset, as mosaic:NAME.", "all")
+        str | None,
+        _list("LIST", "Methods; mosaic also with a preset, as mosaic:NAME.", "all; central for public data"),
     ] = None,
     seeds: Annotated[str | None, _list("LIST", "A run each; from two on there are intervals.", "0")] = None,
     trust: Annotated[
@@ -119,7 +120,7 @@ def _warn(cells: Sequence[Cell]) -> None:
     if not cells[0].config.is_public:
         warn(
             f"these data are private: each of the {len(cells)} runs is charged to the clients' ledgers, and "
-            "none reports an accuracy; method central would pool the records and is left out"
+            "none reports an accuracy"
         )
 
 
