@@ -173,6 +173,34 @@ def test_what_is_combined():
     assert cells_of({"partition.kind": "iid"})[0].alpha is None
 
 
+def test_central_is_run_once_whatever_the_partition_and_held_against_all(tmp_path: Path):
+    given: list[tuple[str, dict[str, Any]]] = []
+
+    def load(fields: Mapping[str, Any]) -> RunConfig:
+        method = fields["method"]
+        given.append((method, dict(fields)))
+        rest = {name: value for name, value in fields.items() if name not in ("method", "preset")}
+        rest |= {"partition.kind": "iid"} if method == "central" else {}
+        return load_config("digits", rest).model_copy(update={"method": method})
+
+    request = Request((("mosaic", None), ("central", None)), (4.0,), (0, 1), (None,), (0.1, 0.5))
+    cells = request.cells(load, {"clients.count": 3, "gate.steps": 7})
+    assert [(cell.method, cell.alpha, cell.seed) for cell in cells] == [
+        (method, alpha, seed)
+        for seed in (0, 1)
+        for method, alpha in (("mosaic", 0.1), ("central", None), ("mosaic", 0.5))
+    ]
+    for method, fields in given:
+        assert ("clients.count" in fields, "partition.alpha" in fields) == (method == "mosaic",) * 2
+        assert fields["gate.steps"] == 7
+    table = table_of(cells, tmp_path / "it", lambda config: {"global": 0.9 - config.partition.alpha})
+    assert [(one["method"], one["alpha"]) for one in table.differences] == [
+        ("central", 0.1),
+        ("central", 0.5),
+    ]
+    assert [one["difference"] for one in table.differences] == [pytest.approx(0.0), pytest.approx(0.4)]
+
+
 def test_the_picture_has_a_panel_for_each_alpha_and_central_in_all():
     seeds = {0: 0.8, 1: 0.82}
     rows = [row("mosaic", alpha, eps, seeds) for alpha in (0.1, 1.0) for eps in (1.0, math.inf)]
