@@ -226,6 +226,8 @@ def _notes(
         notes.append("no accuracy: these data have no public test part, so no run reports one")
     if any(row.low is not None for row in measured):
         notes.append("accuracy is the mean over seeds; low and high are its 95 % t interval across seeds")
+    if any(len(row.by_seed) == 2 for row in measured):
+        notes.append("an interval from two seeds has one degree of freedom: it is wide, or narrow by chance")
     if any(row.low is None for row in measured):
         notes.append("a row of one seed has no interval")
     if any(row.score == "local mean" for row in rows):
