@@ -172,7 +172,7 @@ class RunPlan:
         if name == "centre":
             return (Statistic("code_sum"),)
         if name == "gradient":
-            return (Statistic("gradient"),)
+            return (Statistic("gradient", clip=self.config.prototypes.gradient_clip),)
         weights = self.config.prototypes.weights
         blocks = [Statistic("counts", weights.counts), Statistic("class_sums", weights.class_sums)]
         if self.config.prototypes.second_moments:

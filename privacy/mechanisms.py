@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Statistic", "SumMechanism", "grid_for"]
 
-# Largest L2 norm of one record's contribution, for a code of norm <= 1.
+# Largest L2 norm of one record's contribution, for a code of norm <= 1, where nothing else clips it.
 _BOUNDS = {
     "counts": 1.0,  # one-hot label
     "code_sum": 1.0,  # p
@@ -40,19 +40,32 @@ _LARGEST_WEIGHT = 1e6  # of a broadcast model: keeps the softmax from overflowin
 
 @dataclass(frozen=True)
 class Statistic:
-    """One block of a release: a statistic by name, and its weight against the other blocks.
+    """One block of a release: a statistic by name, its weight against the other blocks, and its bound.
 
-    A larger weight means less noise on this block and more on the others. Weight is > 0.
+    A larger weight means less noise on this block and more on the others. Weight is > 0. ``clip`` is for
+    "gradient" only: the norm, > 0, to which one record's gradient is clipped (None: sqrt 2, which no gradient
+    exceeds). Most records of a model that has begun to learn have small gradients, so that a bound below
+    sqrt 2 costs little signal and saves its part of the noise.
     """
 
     kind: str
     weight: float = 1.0
+    clip: float | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in _BOUNDS:
             raise PrivacyError(f"statistic: {self.kind!r} is unknown; one of {', '.join(_BOUNDS)}")
         if not (self.weight > 0 and math.isfinite(self.weight)):
             raise PrivacyError(f"weight of {self.kind}: got {self.weight}; it must be finite and above 0")
+        if self.clip is not None and not (self.kind == "gradient" and 0 < self.clip < math.inf):
+            raise PrivacyError(
+                f"clip of {self.kind}: got {self.clip}; it is for gradients alone, finite and above 0"
+            )
+
+    @property
+    def bound(self) -> float:
+        """Largest L2 norm of one record's contribution, before the weight."""
+        return _BOUNDS[self.kind] if self.clip is None else min(self.clip, _BOUNDS[self.kind])
 
     def size(self, dim: int, classes: int) -> int:
         """Number of coordinates."""
@@ -107,7 +120,7 @@ class SumMechanism:
     @property
     def sensitivity(self) -> float:
         """Joint L2 sensitivity of the weighted sums, before the grid."""
-        return math.sqrt(sum((s.weight * _BOUNDS[s.kind]) ** 2 for s in self.statistics))
+        return math.sqrt(sum((s.weight * s.bound) ** 2 for s in self.statistics))
 
     @property
     def grid_sensitivity(self) -> float:
@@ -163,8 +176,7 @@ class SumMechanism:
             self.check_weights(weights)
         codes, labels = self._clipped(codes, labels)
         blocks = [
-            s.weight * self.grid * _sums(s.kind, codes, labels, self.classes, weights)
-            for s in self.statistics
+            s.weight * self.grid * _sums(s, codes, labels, self.classes, weights) for s in self.statistics
         ]
         room = float(self.limit - self.tail)
         exact = np.rint(np.clip(np.concatenate(blocks), -room, room)).astype(np.int64)
@@ -276,10 +288,11 @@ def grid_for(max_sum: int, records: int, clients: int, mechanism: SumMechanism) 
 
 
 def _sums(
-    kind: str, codes: np.ndarray, labels: np.ndarray, classes: int, weights: np.ndarray | None
+    statistic: Statistic, codes: np.ndarray, labels: np.ndarray, classes: int, weights: np.ndarray | None
 ) -> np.ndarray:
     import numpy as np
 
+    kind = statistic.kind
     if kind == "code_sum":
         return codes.sum(axis=0)
     if kind == "second_moments":
@@ -290,7 +303,12 @@ def _sums(
         return onehot.sum(axis=0)
     if kind == "class_sums":
         return (codes.T @ onehot).ravel()
-    return (codes.T @ (_softmax(codes @ weights) - onehot)).ravel()
+    errors = _softmax(codes @ weights) - onehot
+    if statistic.clip is not None:
+        # A record's gradient is the outer product of code and error: its norm is the product of their norms.
+        norms = np.linalg.norm(codes, axis=1) * np.linalg.norm(errors, axis=1)
+        errors /= np.maximum(norms / statistic.bound, 1.0)[:, None]
+    return (codes.T @ errors).ravel()
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

@@ -82,7 +82,7 @@ def prototypes(session: Session, request: PrototypeRequest) -> PrototypeReply:
     PublicKeyInfo(
         request.run_id, plan.ckks, terms, request.key_id, request.public_context, request.context_signature
     ).check(authority)
-    centre, weights = _model(request.broadcast, plan.code_dim, plan.num_classes)
+    centre, metric, weights = _model(request.broadcast, plan.code_dim, plan.num_classes)
     if wanted.release == "gradient":
         wanted.mechanism.check_weights(weights)  # before anything is charged
     codes, labels, digest = session.codes()
@@ -97,6 +97,8 @@ def prototypes(session: Session, request: PrototypeRequest) -> PrototypeReply:
 
     def produce(source: NoiseSource) -> bytes:
         moved = codes if wanted.release == "centre" else centre_codes(codes, centre)
+        if metric is not None:
+            moved = moved.astype(np.float32) @ metric
         values = wanted.mechanism.release(moved, labels, source, weights)
         return seal_contribution(
             header, encrypt_integers(request.public_context, plan.ckks, values), home.key
@@ -235,14 +237,22 @@ def _counts(session: Session, store: ReleaseStore, labels: np.ndarray, digest: s
 
 def _model(
     broadcast: Mapping[str, np.ndarray], dim: int, classes: int
-) -> tuple[np.ndarray, np.ndarray | None]:
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """Centre [dim], and where they were sent the metric [dim, dim] and the weights [dim, classes]."""
+    _check_finite({name: broadcast[name] for name in broadcast if name != "weights"}, "broadcast")
     centre = np.asarray(broadcast.get("centre", np.zeros(dim)), dtype=np.float64)
-    weights = broadcast.get("weights")
-    if centre.shape != (dim,) or not np.isfinite(centre).all():
+    metric, weights = broadcast.get("metric"), broadcast.get("weights")
+    if centre.shape != (dim,):
         raise UserError("broadcast: the centre has another length than the codes")
-    if weights is not None and np.shape(weights) != (dim, classes):
-        raise UserError("broadcast: the weights have another shape than codes and classes")
-    return centre, None if weights is None else np.asarray(weights, dtype=np.float64)
+    if metric is not None:
+        if np.shape(metric) != (dim, dim):
+            raise UserError("broadcast: the metric has another shape than the codes")
+        metric = np.asarray(metric, dtype=np.float32)
+    if weights is not None:
+        if np.shape(weights) != (dim, classes):
+            raise UserError("broadcast: the weights have another shape than codes and classes")
+        weights = np.asarray(weights, dtype=np.float64)
+    return centre, metric, weights
 
 
 def _check_moments(broadcast: Mapping[str, np.ndarray], plan: RunPlan) -> None:

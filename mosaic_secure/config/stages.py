@@ -31,6 +31,11 @@ class PrototypesConfig(Section):
     ``gradient_share`` pays for ``rounds`` gradient rounds together, and the moments take the rest.
     ``step`` and ``momentum`` drive the preconditioned gradient steps; ``ridge`` multiplies the ridge that the
     noise level implies; ``average``: the last part of the rounds whose iterates are averaged.
+    ``whitening``: gradients are taken on codes whose directions of variance v were scaled by
+    v^(-whitening / 2), as the released moments tell (0: as they are, 1: all alike), so that weak directions
+    drown less in noise; ``radius`` is then their typical norm before they are clipped to 1.
+    ``gradient_clip``: clipping norm of one record's gradient, which never exceeds the square root of 2.
+    ``caution``: how strongly the noise of a gradient shortens the steps along weak directions.
     """
 
     enabled: bool = True
@@ -47,6 +52,10 @@ class PrototypesConfig(Section):
     momentum: Momentum = 0.8
     average: Fraction = 0.25
     ridge: Positive = 1.0
+    whitening: Annotated[float, Field(ge=0, le=1)] = 0.75
+    radius: Positive = 0.8
+    gradient_clip: Annotated[float, Field(gt=0, le=1.4143)] = 0.7
+    caution: Positive = 4.0
 
 
 class ClassifierConfig(Section):

@@ -46,7 +46,7 @@ class PrototypeStage:
             found = run.load_stage(wanted.round_id)
             if found is None:
                 key = key or self._open_authority()
-                replies = self._ask(wanted, key, state, first=done == 0)
+                replies = self._ask(wanted, key, state)
                 if done == 0:
                     counts = usable_counts({c: r.counts for c, r in replies.items()}, plan.num_classes)
                 total, contributors, faults = decrypt_round(
@@ -89,7 +89,7 @@ class PrototypeStage:
         return answer
 
     def _ask(
-        self, wanted: EncryptedRound, key: messages.AuthorityKey, state: PrototypeState, *, first: bool
+        self, wanted: EncryptedRound, key: messages.AuthorityKey, state: PrototypeState
     ) -> dict[str, messages.PrototypeReply]:
         request = messages.PrototypeRequest(
             run_id=self._run.run_id,
@@ -97,9 +97,15 @@ class PrototypeStage:
             key_id=key.key_id,
             public_context=key.public_context,
             context_signature=key.signature,
-            broadcast={} if first else {"centre": state.centre, "weights": state.weights},
+            broadcast=self._broadcast(wanted, state),
         )
         return self._roll.ask(wanted.round_id, request, messages.PrototypeReply)
+
+    def _broadcast(self, wanted: EncryptedRound, state: PrototypeState) -> dict[str, np.ndarray]:
+        """What clients need to know of earlier rounds for this one."""
+        if wanted.release == "gradient":
+            return {"centre": state.centre, "metric": state.metric, "weights": state.scaled_weights}
+        return {"centre": state.centre} if wanted.release == "moments" else {}
 
     def _settle(self, round_id: str, valid: list[str]) -> list[str]:
         """The clients whose contributions are added: those of the first attempt, whatever comes later."""

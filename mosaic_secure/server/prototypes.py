@@ -2,7 +2,9 @@
 
 Sums over clients do not depend on how records are spread over them, so neither does this expert. It is a
 ridge regression from noisy second moments and class sums, refined by gradient rounds that the noisy moments
-precondition (a bound-optimisation Newton step; Böhning 1992).
+precondition (a bound-optimisation Newton step; Böhning 1992). The moments also give the metric in which
+clients clip codes for the gradient rounds: strong directions, which need little of the clip, leave it to
+the weak ones.
 """
 
 from __future__ import annotations
@@ -28,7 +30,6 @@ __all__ = [
 ]
 
 _LOGIT_SCALE = 4.0  # regression on one-hot labels spans about 1; four times that are usable logits
-_CURVATURE = 8.0  # a gradient's noise over the ridge it calls for, by screening on public data
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class PrototypeState:
         velocity, total: [dim, K], of the gradient steps: momentum, and the sum of the averaged iterates.
         averaged: [1], how many iterates `total` holds.
         vectors, values: [dim, dim], [dim], eigenvectors and eigenvalues of the noisy second moments.
+        spectrum: [dim], eigenvalues without what noise explains, none below the mean of those in the noise.
+        scale: [dim], by which each eigenvector's direction is multiplied for gradients; ones: not at all.
         ridge: [1], what is added to the cleaned eigenvalues before they are inverted.
         sums, counts: [K, dim], [K], class sums and noised class counts.
         noise: [1], standard deviation of the noise on a second moment.
@@ -53,6 +56,8 @@ class PrototypeState:
     averaged: np.ndarray
     vectors: np.ndarray
     values: np.ndarray
+    spectrum: np.ndarray
+    scale: np.ndarray
     ridge: np.ndarray
     sums: np.ndarray
     counts: np.ndarray
@@ -66,6 +71,16 @@ class PrototypeState:
     def from_arrays(cls, arrays: dict[str, np.ndarray]) -> PrototypeState:
         """The state that `arrays` describes."""
         return cls(**{f.name: np.asarray(arrays[f.name], dtype=np.float64) for f in fields(cls)})
+
+    @property
+    def metric(self) -> np.ndarray:
+        """[dim, dim], maps centred codes to those on which gradients are taken; float32, as it travels."""
+        return (self.vectors * self.scale).astype(np.float32)
+
+    @property
+    def scaled_weights(self) -> np.ndarray:
+        """[dim, K], the softmax weights on codes after the metric."""
+        return (self.vectors.T @ self.weights) / self.scale[:, None]
 
     @property
     def means(self) -> np.ndarray:
@@ -96,6 +111,8 @@ def start(dim: int, classes: int) -> PrototypeState:
         averaged=np.zeros(1),
         vectors=np.eye(dim),
         values=np.ones(dim),
+        spectrum=np.ones(dim),
+        scale=np.ones(dim),
         ridge=np.zeros(1),
         sums=np.zeros((classes, dim)),
         counts=np.zeros(classes),
@@ -151,7 +168,9 @@ def take_moments(
     else:
         noise = ridge = 0.0
         values, vectors = np.full(dim, records / dim), np.eye(dim)
-    inverse = 1.0 / (clean_spectrum(values, noise) + ridge)
+    cleaned = clean_spectrum(values, noise)
+    spectrum = _with_tail(cleaned, records)
+    inverse = 1.0 / (cleaned + ridge)
     weights = _LOGIT_SCALE * (vectors @ ((vectors.T @ targets) * inverse[:, None]))
     return replace(
         state,
@@ -161,6 +180,8 @@ def take_moments(
         velocity=np.zeros_like(weights),
         vectors=vectors,
         values=values,
+        spectrum=spectrum,
+        scale=_metric_scale(spectrum / records, config),
         ridge=np.array([ridge]),
         sums=class_sums.T.copy(),
         counts=counts,
@@ -176,12 +197,17 @@ def take_gradient(
     contributors: int,
     config: PrototypesConfig,
 ) -> PrototypeState:
-    """One preconditioned step on the summed softmax gradient [dim, K]; the last iterates are averaged."""
+    """One preconditioned step on the summed softmax gradient [dim, K]; the last iterates are averaged.
+
+    Args:
+        gradient: in the state's metric.
+    """
     dim = len(state.centre)
-    floor = mechanism.noise_std("gradient", contributors) * math.sqrt(dim) / _CURVATURE
-    curvature = clean_spectrum(state.values, float(state.noise[0])) + max(floor, float(state.ridge[0]))
-    scaled = state.vectors @ ((state.vectors.T @ gradient) / curvature[:, None])
-    velocity = config.momentum * state.velocity - config.step * scaled
+    floor = config.caution * mechanism.noise_std("gradient", contributors) * math.sqrt(dim) / 8.0
+    square = state.scale**2
+    curvature = state.spectrum * square + np.maximum(floor, float(state.ridge[0]) * square)
+    moved = state.vectors @ (gradient * (state.scale / curvature)[:, None])
+    velocity = config.momentum * state.velocity - config.step * moved
     weights = state.weights + velocity
     total, averaged = state.total, state.averaged
     first = config.rounds - max(1, _round_up(config.average * config.rounds))
@@ -191,6 +217,23 @@ def take_gradient(
     if round == config.rounds - 1:
         state = replace(state, weights=total / averaged)
     return state
+
+
+def _with_tail(cleaned: np.ndarray, records: float) -> np.ndarray:
+    """The spectrum, its zeros replaced by their mean: centred codes have norm one, so the trace is known."""
+    hidden = cleaned <= 0
+    if not hidden.any():
+        return cleaned
+    rest = max(records - float(cleaned.sum()), 1e-6 * records)
+    return np.maximum(cleaned, rest / int(hidden.sum()))
+
+
+def _metric_scale(variances: np.ndarray, config: PrototypesConfig) -> np.ndarray:
+    """Scales [dim] that even out variances [dim], such that a typical code keeps the norm `radius`."""
+    if config.whitening == 0 or not config.second_moments:
+        return np.ones_like(variances)
+    scale = np.maximum(variances, 1e-9) ** (-config.whitening / 2)
+    return scale * (config.radius / math.sqrt(float((variances * scale**2).sum())))
 
 
 def _round_up(value: float) -> int:

@@ -121,6 +121,27 @@ def test_a_broadcast_model_that_could_overflow_is_refused_whatever_the_records(h
             made.release(codes, labels, source(), weights)
 
 
+@given(seed=st.integers(0, 2**32 - 1), clip=st.floats(0.01, 2.0), size=st.floats(0.0, 50.0))
+def test_one_record_s_gradient_stays_within_its_clip_which_is_the_sensitivity(seed, clip, size):
+    rng = np.random.default_rng(seed)
+    made = SumMechanism((Statistic("gradient", clip=clip),), 5, 3, 0.0, grid=2.0**24)
+    model = size * rng.normal(size=(5, 3))
+    codes, labels = rng.normal(size=(1, 5)), rng.integers(0, 3, 1)
+    values = made.release(codes, labels, source(), model) / 2.0**24
+    assert np.linalg.norm(values) <= made.sensitivity + 1e-6
+    assert made.sensitivity == min(clip, math.sqrt(2.0))
+    free = SumMechanism((Statistic("gradient"),), 5, 3, 0.0, grid=2.0**24)
+    whole = free.release(codes, labels, source(), model) / 2.0**24
+    norm = np.linalg.norm(whole)
+    np.testing.assert_allclose(values, whole * min(1.0, clip / max(norm, 1e-12)), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind, clip", [("counts", 1.0), ("gradient", 0.0), ("gradient", math.inf)])
+def test_a_clip_is_for_gradients_and_positive(kind, clip):
+    with pytest.raises(PrivacyError, match="clip"):
+        Statistic(kind, clip=clip)
+
+
 def test_a_gradient_needs_a_model_of_the_right_shape():
     for weights in (None, np.zeros((3, 4))):
         with pytest.raises(PrivacyError, match="weights"):

@@ -62,9 +62,13 @@ def loss(weights: np.ndarray) -> float:
     return float(-logs[np.arange(len(labels)), labels].mean())
 
 
-def gradient(weights: np.ndarray) -> np.ndarray:
-    made = mechanism(Statistic("gradient"))
-    return made.decode(made.release(*records(), source(), weights))["gradient"]
+def gradient(state: PrototypeState) -> np.ndarray:
+    """The exact softmax gradient, in the metric of the state, unclipped."""
+    codes, labels = records()
+    moved = codes @ state.metric.astype(float)
+    logits = moved @ state.scaled_weights
+    odds = np.exp(logits - logits.max(1, keepdims=True))
+    return moved.T @ (odds / odds.sum(1, keepdims=True) - np.eye(CLASSES)[labels])
 
 
 def accuracy(weights: np.ndarray) -> float:
@@ -126,12 +130,36 @@ def test_a_gradient_round_lowers_the_loss_and_more_rounds_lower_it_further():
     state = after_moments(config=config)
     losses = [loss(state.weights)]
     for round in range(12):
-        state = take_gradient(state, gradient(state.weights), round, made, 1, config)
+        state = take_gradient(state, gradient(state), round, made, 1, config)
         losses.append(loss(state.weights))
     assert losses[1] < losses[0]
     assert losses[-1] < losses[1]
     # Without noise the rounds come close to the least loss there is at these weights' size.
-    assert np.linalg.norm(gradient(state.weights)) < 0.3 * np.linalg.norm(gradient(after_moments().weights))
+    assert np.linalg.norm(gradient(state)) < 0.3 * np.linalg.norm(gradient(after_moments(config=config)))
+
+
+@pytest.mark.parametrize("whitening", [0.0, 0.5, 1.0])
+def test_the_metric_evens_out_the_directions_and_keeps_the_model(whitening):
+    codes, _ = records()
+    state = after_moments(config=PrototypesConfig(whitening=whitening, radius=0.5))
+    moved = codes @ state.metric.astype(float)
+    np.testing.assert_allclose(moved @ state.scaled_weights, codes @ state.weights, atol=1e-5)
+    spread = np.linalg.eigvalsh(moved.T @ moved)
+    before = np.linalg.eigvalsh(codes.T @ codes)
+    wanted = np.log(before[-1] / before[0]) * (1 - whitening)
+    assert np.log(spread[-1] / spread[0]) == pytest.approx(wanted, abs=0.02)
+    if whitening:
+        assert np.mean((moved**2).sum(1)) == pytest.approx(0.25, rel=0.01)
+    else:
+        np.testing.assert_allclose(np.linalg.norm(moved, axis=1), 1.0, rtol=1e-5)
+
+
+def test_directions_hidden_by_noise_get_the_rest_of_the_known_trace():
+    state = after_moments(noise=3.0)
+    hidden = clean_spectrum(state.values, float(state.noise[0])) == 0
+    assert 0 < hidden.sum() < DIM
+    assert state.spectrum[hidden] == pytest.approx(state.spectrum.min())
+    assert state.spectrum.sum() >= 300 - 1e-6
 
 
 def test_the_last_iterates_are_averaged():
@@ -141,7 +169,7 @@ def test_the_last_iterates_are_averaged():
     mean = plain = after_moments(config=averaging)
     iterates = []
     for round in range(4):
-        step = gradient(plain.weights)
+        step = gradient(plain)
         mean = take_gradient(mean, step, round, made, 1, averaging)
         plain = take_gradient(plain, step, round, made, 1, endless)
         iterates.append(plain.weights)
@@ -151,7 +179,7 @@ def test_the_last_iterates_are_averaged():
 def test_a_noisier_gradient_makes_smaller_steps():
     config = PrototypesConfig(rounds=5, gradient_share=0.5)
     state = after_moments(config=config)
-    step = gradient(state.weights)
+    step = gradient(state)
     moved = [
         np.linalg.norm(
             take_gradient(state, step, 0, mechanism(Statistic("gradient"), noise=noise), 1, config).weights
