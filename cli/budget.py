@@ -23,6 +23,7 @@ def budget(
     alpha: options.Alpha = None,
     trust: options.Trust = None,
     method: options.Method = None,
+    preset: options.Preset = None,
     seed: options.Seed = None,
     settings: options.Set = None,
     json: options.Json = False,
@@ -38,6 +39,7 @@ def budget(
         partition__kind=partition,
         partition__alpha=alpha,
         method=method,
+        preset=preset,
         seed=seed,
     )
     show_plan(options.configuration(config, fields), json)

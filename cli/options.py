@@ -53,7 +53,22 @@ Alpha = Annotated[
     str | None,
     typer.Option(metavar="NUMBER", help="Dirichlet parameter: smaller is more skewed.", rich_help_panel=DATA),
 ]
-Method = Annotated[str | None, typer.Option(metavar="NAME", help="How to learn.", show_default="mosaic")]
+Method = Annotated[
+    str | None,
+    typer.Option(
+        metavar="mosaic|fedavg|fedprox|local|dense|central",
+        help="How to learn: Mosaic, or a baseline under the same budget.",
+        show_default="mosaic",
+    ),
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        metavar="accuracy|synthetic",
+        help="What Mosaic aims at, where the configuration offers it.",
+        show_default="accuracy",
+    ),
+]
 Seed = Annotated[
     str | None, typer.Option(metavar="NUMBER", help="Seed of all but the privacy noise.", show_default="0")
 ]

@@ -253,14 +253,15 @@ class RunPlan:
         """
         from mosaic_secure.models.sizes import model_bytes
 
-        tuning = self.config.fine_tune.rounds + self.config.classifier.rounds - 1
+        classifier = self.config.classifier
+        training = self.config.fine_tune.rounds + (classifier.rounds if classifier.enabled else 0)
         ciphertexts = sum(self.ckks.ciphertexts_for(r.length) for r in self.rounds)
         return {
             "encrypted_rounds": len(self.rounds),
             "ciphertexts_per_client": ciphertexts,
             "upload_bytes_per_client": ciphertexts * self.ckks.ciphertext_bytes,
             "model_bytes_per_client": model_bytes(self),
-            "exchanges_per_client": len(self.rounds) + 3 + tuning,
+            "exchanges_per_client": len(self.rounds) + 2 + training,
         }
 
 

@@ -147,7 +147,7 @@ def trained(session: Session, request: LocalTrainingRequest) -> LocalTrainingRep
         made = store.release("classifier", request.round, inputs, event, classify)
         weights, generator = _from_bytes(made), {}
         counts = {}
-        if last and not plan.rounds:
+        if last and not plan.rounds and plan.counts is not None:
             counts = {"counts": _counts(session, store, data.labels, digest)}
         if last and config.generator.enabled:
             own = _counts(session, store, data.labels, digest)
@@ -169,7 +169,7 @@ def trained(session: Session, request: LocalTrainingRequest) -> LocalTrainingRep
 
 
 def fine_tuned(session: Session, request: FineTuneRequest) -> FineTuneReply:
-    """The global model after one private round here."""
+    """The global model after one private round here; in the first, counts that nothing brought before."""
     import torch
 
     from mosaic_secure.client import training
@@ -188,6 +188,7 @@ def fine_tuned(session: Session, request: FineTuneRequest) -> FineTuneReply:
             plan.dpsgd("fine_tune", data.declared_records),
             source,
             session.config.fine_tune.augmentations,
+            session.config.fine_tune.proximal,
         )
         return _to_bytes(training.weights_of(model))
 
@@ -195,7 +196,10 @@ def fine_tuned(session: Session, request: FineTuneRequest) -> FineTuneReply:
     with session.releases() as store:
         event = plan.budget.release("fine_tune").round_event
         weights = _from_bytes(store.release("fine_tune", request.round, inputs, event, produce))
-    return FineTuneReply(code="ok", weights=weights)
+        counts = {}
+        if request.round == 0 and plan.counts is not None and session.config.method != "mosaic":
+            counts = {"counts": _counts(session, store, data.labels, session.data_digest)}
+    return FineTuneReply(code="ok", weights=weights, counts=counts)
 
 
 def sealed(session: Session, request: SealRequest) -> SealReply:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -81,6 +81,7 @@ def train_classifier(
     plan: DPSGDPlan,
     noise: NoiseSource,
     augmentations: int = 1,
+    proximal: float = 0.0,
 ) -> None:
     """Train `model` in place by DP-SGD on cross-entropy; one release under `plan`.
 
@@ -88,6 +89,8 @@ def train_classifier(
         images: [N, C, S, S] in [0, 1]. labels: [N].
         augmentations: views of each record, shifted by up to an eighth of the side, whose gradients are
             averaged before clipping; ignored where only a head on fixed features is trained.
+        proximal: mu of the term mu/2 |w - w_start|^2 (FedProx, arXiv 1812.06127, equation 2). Its gradient
+            depends on weights alone, so it is added after the noise.
     """
     trained, transform = trainable_part(model)
     if transform is not None:
@@ -100,7 +103,15 @@ def train_classifier(
 
     reach = max(1, images.shape[-1] // _SHIFT)
     augment = image_views(augmentations, shift=reach) if transform is None else None
-    train_private(trained, loss, (images, labels), plan, noise, augment=augment)
+    pull = _pull(trained, proximal) if proximal > 0 else None
+    train_private(trained, loss, (images, labels), plan, noise, augment=augment, extra_gradient=pull)
+
+
+def _pull(model: nn.Module, weight: float) -> Callable[[int], dict[str, Tensor]]:
+    """Gradient of weight/2 |w - w_start|^2, w_start being the parameters as they are now."""
+    start = {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
+    parameters = dict(model.named_parameters())
+    return lambda _: {name: weight * (parameters[name].detach() - value) for name, value in start.items()}
 
 
 def train_local_generator(

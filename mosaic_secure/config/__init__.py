@@ -10,6 +10,7 @@ from mosaic_secure.config.run import RunConfig
 from mosaic_secure.config.stages import (
     BlockWeights,
     ClassifierConfig,
+    DenseConfig,
     DistillConfig,
     EngineConfig,
     ExpertsConfig,
@@ -25,6 +26,7 @@ __all__ = [
     "ClassifierConfig",
     "ClientsConfig",
     "DataConfig",
+    "DenseConfig",
     "DistillConfig",
     "EngineConfig",
     "ExpertsConfig",

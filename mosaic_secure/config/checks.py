@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from mosaic_secure.config.methods import check_method
 from mosaic_secure.errors import UserError
 from mosaic_secure.models.names import CLASSIFIERS
 
@@ -18,13 +19,16 @@ _SHARE_TOLERANCE = 1e-6
 
 def check(config: RunConfig) -> None:
     """Raise ``UserError`` on the first contradiction; the line names the fields and a way out."""
+    check_method(config)
     _check_data(config)
     if not config.is_public:
         _check_private(config)
     _check_partition(config)
     _check_trust(config)
     _check_parts(config)
-    _check_assembly(config)
+    if config.method == "mosaic":
+        _check_assembly(config)
+    _check_global_model(config)
     _check_architectures(config)
     _check_shares(config)
 
@@ -133,7 +137,7 @@ def _check_partition(config: RunConfig) -> None:
 
 def _check_trust(config: RunConfig) -> None:
     privacy, clients = config.privacy, config.clients.count
-    if privacy.allowed_dropouts > clients - 2:
+    if privacy.allowed_dropouts > max(0, clients - 2):
         raise UserError(
             f"privacy.allowed_dropouts = {privacy.allowed_dropouts} leaves fewer than 2 of {clients}: "
             f"at most {clients - 2}"
@@ -225,7 +229,7 @@ def _check_architectures(config: RunConfig) -> None:
 
 def _check_assembly(config: RunConfig) -> None:
     """What the server is to build at the end must be possible before anything is spent."""
-    prototypes, distill, chosen = config.prototypes, config.distill, config.global_model
+    prototypes, distill = config.prototypes, config.distill
     prototype_expert = config.experts.enabled and config.experts.prototype_expert and prototypes.enabled
     if not prototype_expert and not config.classifier.enabled:
         raise UserError(
@@ -238,6 +242,10 @@ def _check_assembly(config: RunConfig) -> None:
             "distill: there are no synthetic records; switch on generator.enabled, or distill.sampler with "
             "prototypes.enabled and prototypes.pixel_weight above 0"
         )
+
+
+def _check_global_model(config: RunConfig) -> None:
+    chosen = config.global_model
     decided = {"dim": "dim", "encoder": "encoder", "pixel_side": "image_size", "pixel_weight": "pixel_weight"}
     if chosen.architecture == "prototype_head":
         for option in chosen.options:
@@ -253,7 +261,7 @@ def enabled_parts(config: RunConfig) -> dict[str, bool]:
     """Which of the releases named in ``privacy.shares`` this run makes."""
     return {
         "prototypes": config.prototypes.enabled,
-        "counts": config.classifier.enabled or config.generator.enabled or config.prototypes.enabled,
+        "counts": config.method not in ("local", "central"),
         "classifier": config.classifier.enabled,
         "generator": config.generator.enabled,
         "fine_tune": config.fine_tune.rounds > 0,
@@ -262,7 +270,10 @@ def enabled_parts(config: RunConfig) -> dict[str, bool]:
 
 def _check_shares(config: RunConfig) -> None:
     shares = config.privacy.shares.model_dump()
-    switches = {"fine_tune": "fine_tune.rounds is 0"}
+    switches = {
+        "fine_tune": "fine_tune.rounds is 0",
+        "counts": f"nothing is weighed by counts in method {config.method!r}",
+    }
     for name, enabled in enabled_parts(config).items():
         if shares[name] > 0 and not enabled:
             reason = switches.get(name, f"{name}.enabled is false")

@@ -66,9 +66,10 @@ class ClientsConfig(Section):
     """How many clients there are and which classifier each trains.
 
     ``architectures`` is given to the clients in order and starts again when it is shorter than ``count``.
+    One client there is in method "central" only.
     """
 
-    count: Annotated[int, Field(ge=2, le=1000)] = 5
+    count: Annotated[int, Field(ge=1, le=1000)] = 5
     architectures: Annotated[Names, Field(min_length=1)] = ("cnn", "mlp", "cnn", "scatter_head", "mlp")
 
 

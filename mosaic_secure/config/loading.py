@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mosaic_secure.config.layers import ONE_ARCHITECTURE, layers_of, take_tables
 from mosaic_secure.config.problems import field_paths, unknown_field
 from mosaic_secure.config.run import RunConfig
 from mosaic_secure.errors import UserError
@@ -16,6 +17,7 @@ from mosaic_secure.errors import UserError
 _PACKAGE = Path(__file__).resolve().parents[1]
 _FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
 _NOTHING = {"none", "null"}
+_GLOBAL: list[str] = []  # stands for the architecture of the global model, until that is known
 _PLACES = (("data", "root"), ("data", "download"), ("engine", "name"), ("engine", "workers"))
 
 
@@ -33,7 +35,10 @@ def config_names() -> tuple[str, ...]:
 
 
 def load_config(name_or_path: str | Path = "digits", overrides: Mapping[str, Any] | None = None) -> RunConfig:
-    """Read a ready configuration or a TOML file, lay dotted overrides over it and check the whole.
+    """Read a ready configuration or a TOML file, lay method, preset and overrides over it, and check the whole.
+
+    The settings of the method and the preset (`mosaic_secure.config.layers`) come over those of the file, and
+    the overrides over both.
 
     Args:
         name_or_path: a name of ``config_names()``, or the path of a ``.toml`` file.
@@ -44,8 +49,21 @@ def load_config(name_or_path: str | Path = "digits", overrides: Mapping[str, Any
         UserError: no such configuration, a file that is not TOML, or a wrong field (named in the line).
     """
     values = _read(name_or_path)
-    for key, value in (overrides or {}).items():
-        _lay(values, key, _parse(value))
+    given = {key: _parse(value) for key, value in (overrides or {}).items()}
+    tables = take_tables(values, str(name_or_path))
+    method, preset = (
+        given.get(key, values.get(key, RunConfig.model_fields[key].default)) for key in ("method", "preset")
+    )
+    if method in ONE_ARCHITECTURE:
+        _lay_section(values, "clients", {"architectures": _GLOBAL})
+    for layer in layers_of(method, preset, tables, str(name_or_path)):
+        for section, settings in layer.items():
+            _lay_section(values, section, settings)
+    for key, value in given.items():
+        _lay(values, key, value)
+    clients, chosen = values.get("clients"), values.get("global_model")
+    if isinstance(clients, dict) and clients.get("architectures") is _GLOBAL and isinstance(chosen, dict):
+        clients["architectures"] = [chosen["architecture"]]
     return RunConfig.from_dict(values)
 
 
@@ -94,6 +112,20 @@ def _parse(value: Any) -> Any:
     if set(parsed) == {"value"} and isinstance(parsed["value"], bool | int | float | str | list | dict):
         return parsed["value"]
     return value
+
+
+def _lay_section(values: dict[str, Any], section: str, settings: Mapping[str, Any]) -> None:
+    """Lay a layer's section over that of a file; one learning rate in it is meant for all architectures.
+
+    A section that is none in the file is left for the check of the whole to name.
+    """
+    _lay(values, section, values.get(section, {}))
+    if not isinstance(values[section], dict):
+        return
+    if section == "classifier" and "learning_rate" in settings:
+        values[section].pop("learning_rates", None)
+    for name, value in settings.items():
+        _lay(values, f"{section}.{name}", value)
 
 
 def _lay(values: dict[str, Any], key: str, value: Any) -> None:

@@ -15,6 +15,7 @@ from mosaic_secure.config.privacy import PrivacyConfig
 from mosaic_secure.config.problems import explain
 from mosaic_secure.config.stages import (
     ClassifierConfig,
+    DenseConfig,
     DistillConfig,
     EngineConfig,
     ExpertsConfig,
@@ -33,11 +34,15 @@ PRIVATE_DELTA_LIFETIME = 1e-4
 
 
 class RunConfig(Section):
-    """Everything that a run depends on. Frozen; build it with ``load_config`` or ``RunConfig.from_dict``."""
+    """Everything that a run depends on. Frozen; build it with ``load_config`` or ``RunConfig.from_dict``.
+
+    ``method`` and ``preset`` were laid over the file by ``load_config``; here they only say what was chosen.
+    """
 
     schema_version: Literal[1] = 1
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    method: Literal["mosaic"] = "mosaic"
+    method: Literal["mosaic", "fedavg", "fedprox", "local", "dense", "central"] = "mosaic"
+    preset: Literal["accuracy", "synthetic"] = "accuracy"
     data: DataConfig = DataConfig()
     clients: ClientsConfig = ClientsConfig()
     partition: PartitionConfig = PartitionConfig()
@@ -49,6 +54,7 @@ class RunConfig(Section):
     gate: GateConfig = GateConfig()
     distill: DistillConfig = DistillConfig()
     fine_tune: FineTuneConfig = FineTuneConfig()
+    dense: DenseConfig = DenseConfig()
     global_model: GlobalModelConfig = GlobalModelConfig()
     engine: EngineConfig = EngineConfig()
 
@@ -120,7 +126,7 @@ class RunConfig(Section):
             return self.privacy.min_contributors
         if self.privacy.trust == "distributed":
             return self.clients.count - self.privacy.allowed_dropouts
-        return max(2, self.clients.count // 2 + 1)
+        return min(max(2, self.clients.count // 2 + 1), self.clients.count)
 
     @property
     def max_epsilon_per_run(self) -> float:

@@ -172,7 +172,11 @@ class DistillConfig(Section):
 
 
 class FineTuneConfig(Section):
-    """DP-SGD rounds of the clients from the distilled model; ``rounds = 0`` switches the stage off."""
+    """DP-SGD rounds of the clients from the global model; ``rounds = 0`` switches the stage off.
+
+    ``steps`` counts those of one round. ``proximal``: weight of |w - w_global|^2 / 2 in a client's objective
+    (FedProx, arXiv 1812.06127, equation 2). ``ema_decay``: of the iterates of one round.
+    """
 
     rounds: Annotated[int, Field(ge=0, le=1000)] = 0
     sample_rate: Rate = 0.2
@@ -182,7 +186,27 @@ class FineTuneConfig(Section):
     momentum: Momentum = 0.0
     max_grad_norm: Positive = 1.0
     augmentations: Count = 1
+    ema_decay: Decay = 0.0
+    proximal: Weight = 0.0
     chunk_size: Count = 128
+
+
+class DenseConfig(Section):
+    """The server's generator of method "dense". Its images train the global model as ``distill`` says.
+
+    ``rounds``: how often the generator is trained further and adds images to the pool; ``distill.steps`` and
+    ``distill.synthetic_pool`` are spread over them. ``boundary``: weight of the term that seeks images on
+    which ensemble and global model disagree. ``balance``: of the one that spreads the ensemble's answers.
+    """
+
+    architecture: str = "dcgan"
+    latent_dim: Annotated[int, Field(ge=1, le=1024)] = 64
+    rounds: Count = 40
+    generator_steps: Count = 20
+    batch: Annotated[int, Field(ge=2, le=8192)] = 128
+    learning_rate: Positive = 1e-3
+    boundary: Weight = 1.0
+    balance: Weight = 1.0
 
 
 class GlobalModelConfig(Section):

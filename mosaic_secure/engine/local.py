@@ -36,7 +36,8 @@ class RunResult:
     """What a finished run tells.
 
     Attributes:
-        accuracy: of the global model on the public test part; None where there is none.
+        accuracy: of the global model on the public test part; None where there is none. Of a local run, which
+            has no global model, the mean over its clients' classifiers.
         epsilon: the largest over clients of what the accountant composes from what was done.
         seconds: of this call. ablation: rows of `--ablate`, or empty.
     """
@@ -51,6 +52,7 @@ class RunResult:
     device: str
     teacher_accuracy: float | None = None
     trust: str = "local"
+    method: str = "mosaic"
     ablation: tuple[dict[str, Any], ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:
@@ -84,6 +86,8 @@ def train(
             be resumed.
     """
     started = time.monotonic()
+    if ablate and config.method != "mosaic":
+        raise UserError(f"--ablate takes the Mosaic method apart, and this run is of method {config.method!r}")
     tell = progress or (lambda _: None)
     device = _device(config.engine.device)
     check_available(config.data, config.data.root)
@@ -127,6 +131,7 @@ def train(
             "delta": plan.budget.delta,
             "device": device,
             "trust": config.privacy.trust,
+            "method": config.method,
             "seconds": round(time.monotonic() - started, 2),
         }
         run.seal({"result": record, "versions": _versions(), "mosaic_secure": __version__})
@@ -190,11 +195,13 @@ def _check_architectures(plan: RunPlan) -> None:
         for name in config.architecture_groups:
             initial_classifier(config, name, plan.image_shape, plan.num_classes)
     build_global_model(plan)
-    if config.generator.enabled and config.generator.architecture not in generator_names():
-        raise UserError(
-            f"generator.architecture = {config.generator.architecture!r}: must be one of "
-            f"{', '.join(generator_names())}"
-        )
+    used = {"generator": config.generator.enabled, "dense": config.method == "dense"}
+    for section in (name for name, on in used.items() if on):
+        chosen = getattr(config, section).architecture
+        if chosen not in generator_names():
+            raise UserError(
+                f"{section}.architecture = {chosen!r}: must be one of {', '.join(generator_names())}"
+            )
 
 
 def _device(wanted: str) -> str:

@@ -115,9 +115,14 @@ def provision(config: RunConfig, ledger_dir: Path) -> Federation:
         path = home / client / POLICY
         if not path.exists():
             _policy(config, name, pinned, roster[AUTHORITY]).save(path)
-    fewest = FEWEST_CONTRIBUTORS if config.is_public else config.min_contributors
+    fewest = _fewest(config)
     AuthorityHome(home / AUTHORITY).set_terms(pinned, fewest)
     return Federation(home, roster, clients)
+
+
+def _fewest(config: RunConfig) -> int:
+    """Fewest contributors that parties insist on; method central, with its one client, has a home of its own."""
+    return min(FEWEST_CONTRIBUTORS, config.clients.count) if config.is_public else config.min_contributors
 
 
 def _policy(config: RunConfig, population: str, roster: dict[str, str], authority: str) -> ClientPolicy:
@@ -127,7 +132,7 @@ def _policy(config: RunConfig, population: str, roster: dict[str, str], authorit
         max_epsilon_lifetime=config.max_epsilon_lifetime,
         max_delta_lifetime=config.max_delta_lifetime,
         allowed_releases=frozenset(_RELEASES),
-        min_contributors=FEWEST_CONTRIBUTORS if config.is_public else config.min_contributors,
+        min_contributors=_fewest(config),
         roster=roster,
         authority=authority,
         allow_insecure_noise=config.is_public,

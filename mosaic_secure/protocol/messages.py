@@ -160,15 +160,19 @@ class LocalTrainingRequest(Message):
 
 @message("train.fine_tune", sender="client", receiver="server")
 class FineTuneReply(Message):
-    """Weights of the global model after one private round on one client."""
+    """Weights of the global model after one private round on one client.
+
+    ``counts`` are its noised class counts, in the first round of methods that average by them.
+    """
 
     code: str = control()
+    counts: Arrays = dp_release(default_factory=dict)
     weights: Arrays = dp_release(default_factory=dict)
 
 
 @message("train.fine_tune", sender="server", receiver="client", reply=FineTuneReply)
 class FineTuneRequest(Message):
-    """One private round from the distilled global model."""
+    """One private round from the global model as it is."""
 
     run_id: str = control()
     round: int = control()

@@ -30,15 +30,23 @@ _MEANING: Mapping[str, str] = {
     "sum": "decrypted sums over at least the agreed number of clients",
     "signature": "signatures, digests and heads of ledgers",
 }
-_HOLDS: Mapping[str, str] = {
+_HOLDS: dict[str, str] = {
     "server": "the public encryption context",
     "client": "its records, its budget ledger, its policy",
     "authority": "the secret decryption key",
 }
-_NEVER: Mapping[str, str] = {
+_NEVER: dict[str, str] = {
     "server": "any record, exact counts, any single client's prototypes, the secret key",
     "client": "other clients' contributions",
     "authority": "weights, records; decrypts no single contribution (by protocol)",
+}
+_HOLDS_WITHOUT_SUMS: Mapping[str, str] = {
+    "server": "no key",
+    "authority": "its signing key; no encryption is used in this run",
+}
+_NEVER_WITHOUT_SUMS: Mapping[str, str] = {
+    "server": "any record, exact counts",
+    "authority": "weights, records",
 }
 
 
@@ -69,14 +77,21 @@ def check_flow(sender: str, receiver: str, message: Message | type[Message]) -> 
         raise TrustError(problem)
 
 
-def trust_table() -> dict[str, Any]:
-    """The trust map for reports: per role what it holds, receives and never sees; per field where it goes."""
+def trust_table(encrypted: bool = True) -> dict[str, Any]:
+    """The trust map for reports: per role what it holds, receives and never sees; per field where it goes.
+
+    Args:
+        encrypted: whether the run has encrypted sums; without any, no key is made and no ciphertext is sent.
+    """
+    unsent = set() if encrypted else {"ciphertext", "sum"}
+    holds = _HOLDS if encrypted else _HOLDS | _HOLDS_WITHOUT_SUMS
+    never = _NEVER if encrypted else _NEVER | _NEVER_WITHOUT_SUMS
     roles = [
         {
             "role": role,
-            "holds": _HOLDS[role],
-            "receives": [_MEANING[name] for name in FIELD_CLASSES if name in TRUST_MAP[role]],
-            "never": _NEVER[role],
+            "holds": holds[role],
+            "receives": [_MEANING[n] for n in FIELD_CLASSES if n in TRUST_MAP[role] - unsent],
+            "never": never[role],
         }
         for role in ROLES
     ]

@@ -38,7 +38,8 @@ def write_papers(
     )
     statement["spent"] = dict(done)
     statement["encryption"] = _encryption(plan)
-    statement["trust_map"] = trust_table()["roles"]
+    statement["method"] = config.method
+    statement["trust_map"] = trust_table(encrypted=bool(plan.rounds))["roles"]
     statement["attack_ceiling"] = [
         {"fpr": fpr, "tpr_at_most": tpr_ceiling(plan.budget.epsilon, plan.budget.delta, fpr)}
         for fpr in (0.001, 0.01, 0.1)

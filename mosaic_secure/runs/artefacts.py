@@ -1,7 +1,7 @@
 """Networks on disk: weights as safetensors beside a JSON description they are rebuilt from.
 
 The global model is ``global_model.safetensors`` and ``model.json``. A collection (``generators/``,
-``experts/``) is one safetensors file a member and an ``index.json`` that describes them all.
+``experts/``, ``classifiers/`` of a local run) is one safetensors file a member and an ``index.json`` that describes them all.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 GLOBAL_WEIGHTS = "global_model.safetensors"
 GLOBAL_MODEL = "model.json"
 INDEX = "index.json"
+CLASSIFIERS = "classifiers"
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,15 @@ def read_global_model(run: RunDirectory) -> tuple[nn.Module, ModelSpec]:
     """Build the global model of a run, in evaluation mode on the CPU.
 
     Raises:
-        UserError: a file is missing or damaged, or the weights do not fit the description.
+        UserError: a file is missing or damaged, the weights do not fit the description, or it is a local run.
     """
     from mosaic_secure.models.registry import build_classifier
 
+    if run.has(f"{CLASSIFIERS}/{INDEX}"):
+        raise UserError(
+            f"run {run.path} is of method 'local', which has no global model: each client's classifier is in "
+            f"{CLASSIFIERS}/"
+        )
     spec = ModelSpec.from_dict(run.read_json(GLOBAL_MODEL), f"{run.path}/{GLOBAL_MODEL}")
     tensors = run.read_tensors(GLOBAL_WEIGHTS)
     module = build_classifier(

@@ -72,7 +72,8 @@ class Coordinator:
     def fine_tune(self, weights: Mapping[str, np.ndarray], trained: tuple[str, ...]) -> dict[str, np.ndarray]:
         """The global model's state after the private rounds; `trained` names what clients send back."""
         rounds = self._plan.config.fine_tune.rounds
-        return fine_tuning.fine_tune(self._run, self._roll, self._progress, rounds, weights, trained)
+        place = (self._run, self._roll, self._progress)
+        return fine_tuning.fine_tune(*place, rounds, weights, trained, self._plan.num_classes)
 
     def finish(self) -> dict[str, Any]:
         """End the run at every client and at the authority; returns signed ledger excerpts and anchors."""

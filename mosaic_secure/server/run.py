@@ -10,16 +10,24 @@ import torch
 
 from mosaic_secure import __version__
 from mosaic_secure.client.training import weights_of
+from mosaic_secure.config.layers import ONE_ARCHITECTURE
 from mosaic_secure.engine.discovery import discover
 from mosaic_secure.models.classifiers import predict_logits
 from mosaic_secure.models.global_model import build_global_model, global_options, global_seed
 from mosaic_secure.progress import Progress, ProgressCallback
 from mosaic_secure.protocol.log import MessageLog
 from mosaic_secure.report.papers import write_papers
-from mosaic_secure.runs.artefacts import Member, ModelSpec, write_collection, write_global_model
+from mosaic_secure.runs.artefacts import (
+    CLASSIFIERS,
+    Member,
+    ModelSpec,
+    write_collection,
+    write_global_model,
+)
 from mosaic_secure.runs.encoding import json_line
 from mosaic_secure.runs.synthesis import SyntheticImages, npz_bytes, png_grid
 from mosaic_secure.seeds import torch_generator
+from mosaic_secure.server.alone import LOCAL_MEAN, local_classifiers
 from mosaic_secure.server.assembly import Assembly, Parts, Releases, assemble, worth
 from mosaic_secure.server.coordinator import Coordinator
 from mosaic_secure.server.courier import Courier
@@ -48,7 +56,8 @@ def lead(
     """Everything between the first message and the sealed directory.
 
     Returns:
-        accuracy, teacher_accuracy (None without a public test part), epsilon (of what was done), ablation.
+        accuracy (of a local run the mean over clients), teacher_accuracy, epsilon (of what was done),
+        ablation. Accuracies are None without a public test part.
     """
     from mosaic_secure.data import load_public_test
 
@@ -58,13 +67,21 @@ def lead(
     coordinator = Coordinator(courier, run, plan, roster, progress)
     test = load_public_test(plan.config, plan.config.data.root)
     releases = coordinator.collect()
-    state, scores = _build(run, plan, releases, device, test, progress)
-    if plan.config.fine_tune.rounds:
-        model = build_global_model(plan)
-        _load(model, state)
-        state = coordinator.fine_tune(state, tuple(weights_of(model)))
-        scores = _rescored(plan, state, scores, test)
-    write_global_model(run, _spec(plan, "global"), state)
+    method = plan.config.method
+    if method == "local":
+        scores = _keep_classifiers(run, plan, releases, test)
+    else:
+        state, scores = (
+            (_state_of(build_global_model(plan)), {})
+            if method in ONE_ARCHITECTURE
+            else _build(run, plan, releases, device, test, progress)
+        )
+        if plan.config.fine_tune.rounds:
+            model = build_global_model(plan)
+            _load(model, state)
+            state = coordinator.fine_tune(state, tuple(weights_of(model)))
+            scores = _rescored(plan, state, scores, test)
+        write_global_model(run, _spec(plan, "global"), state)
     rows = (
         worth(plan, releases, device, test, lambda text: progress(Progress("ablation", note=text)))
         if ablate
@@ -75,7 +92,7 @@ def lead(
     done = {client: _spent(excerpt, plan.budget.delta) for client, excerpt in ended["excerpts"].items()}
     write_papers(run, plan, ended, done)
     return {
-        "accuracy": scores.get("global"),
+        "accuracy": scores.get("global", scores.get(LOCAL_MEAN)),
         "teacher_accuracy": scores.get("teacher"),
         "epsilon": max(done.values(), default=plan.budget.epsilon),
         "ablation": tuple(rows),
@@ -97,11 +114,16 @@ def _build(
     def note(text: str) -> None:
         progress(Progress("global model", note=text))
 
-    made = assemble(plan, releases, Parts.of(plan), device, test, note)
+    if plan.config.method == "dense":
+        from mosaic_secure.server.dense import condense
+
+        made = condense(plan, releases, device, test, note)
+    else:
+        made = assemble(plan, releases, Parts.of(plan), device, test, note)
     _write_experts(run, plan, made)
     _write_generators(run, plan, made, releases)
     _write_synthetic(run, plan, made)
-    state = {name: value.cpu().numpy() for name, value in made.model.state_dict().items()}
+    state = _state_of(made.model)
     run.save_stage("assembled", state, {"scores": dict(made.scores), "facts": dict(made.facts)})
     progress(Progress("global model", 1, 1))
     return state, dict(made.scores)
@@ -118,7 +140,21 @@ def _rescored(
     model = build_global_model(plan)
     _load(model, state)
     predicted = predict_logits(model, torch.from_numpy(test[0])).argmax(-1).numpy()
-    return {**scores, "distilled": scores["global"], "global": float((predicted == test[1]).mean())}
+    before = {"distilled": scores["global"]} if "global" in scores else {}
+    return {**scores, **before, "global": float((predicted == test[1]).mean())}
+
+
+def _state_of(model: torch.nn.Module) -> dict[str, np.ndarray]:
+    return {name: value.cpu().numpy() for name, value in model.state_dict().items()}
+
+
+def _keep_classifiers(
+    run: RunDirectory, plan: RunPlan, releases: Releases, test: tuple[np.ndarray, np.ndarray] | None
+) -> dict[str, float]:
+    states, scores = local_classifiers(plan, releases, test)
+    members = [Member(c, _spec(plan, "classifier", kind), state) for c, (kind, state) in states.items()]
+    write_collection(run, CLASSIFIERS, members)
+    return scores
 
 
 def _load(model: torch.nn.Module, state: Mapping[str, np.ndarray]) -> None:
@@ -152,9 +188,10 @@ def _write_experts(run: RunDirectory, plan: RunPlan, made: Assembly) -> None:
 
 
 def _write_generators(run: RunDirectory, plan: RunPlan, made: Assembly, releases: Releases) -> None:
+    """The clients' generators, weighted by noised counts, or the one that the server trained itself."""
     if not made.generators:
         return
-    config = plan.config.generator
+    config = plan.config.dense if plan.config.method == "dense" else plan.config.generator
     spec = ModelSpec(
         config.architecture,
         plan.image_shape,
@@ -164,11 +201,10 @@ def _write_generators(run: RunDirectory, plan: RunPlan, made: Assembly, releases
         plan.info.class_names,
     )
     members = []
-    for client in made.generators:
-        sizes = np.maximum(releases.counts[client], 0.0)
-        members.append(
-            Member(client, spec, releases.generators[client], float(sizes.sum()), tuple(map(float, sizes)))
-        )
+    for name, generator in made.generators.items():
+        sizes = np.maximum(releases.counts.get(name, np.ones(plan.num_classes)), 0.0)
+        state = _state_of(generator)
+        members.append(Member(name, spec, state, float(sizes.sum()), tuple(map(float, sizes))))
     write_collection(run, "generators", members)
 
 
