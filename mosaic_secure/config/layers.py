@@ -1,8 +1,8 @@
 """What a method or a preset changes in a configuration: layers between the file and what the user sets.
 
-A file may lay settings of its own over a method's layer in a table ``[methods.NAME]``, and may hold presets of
-the Mosaic method in ``[presets.NAME]``. Both are gone once a configuration is made: what is stored of a run is
-complete without them.
+A file may lay settings of its own over a method's layer in a table ``[methods.NAME]``, and may hold presets
+of the Mosaic method in ``[presets.NAME]``. Both are gone once a configuration is made: what is stored of a
+run is complete without them.
 """
 
 from __future__ import annotations

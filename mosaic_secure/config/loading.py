@@ -35,7 +35,7 @@ def config_names() -> tuple[str, ...]:
 
 
 def load_config(name_or_path: str | Path = "digits", overrides: Mapping[str, Any] | None = None) -> RunConfig:
-    """Read a ready configuration or a TOML file, lay method, preset and overrides over it, and check the whole.
+    """Read a ready configuration or a TOML file, lay method, preset and overrides over it, and check it.
 
     The settings of the method and the preset (`mosaic_secure.config.layers`) come over those of the file, and
     the overrides over both.

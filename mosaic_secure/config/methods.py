@@ -22,7 +22,7 @@ def check_method(config: RunConfig) -> None:
     method = config.method
     if method != "central" and config.clients.count < 2:
         raise UserError(
-            f"clients.count = {config.clients.count}: must be at least 2 (one client that holds everything is "
+            f"clients.count = {config.clients.count}: must be at least 2 (one client that holds all is "
             "method 'central')"
         )
     if method == METHODS[0]:

@@ -87,7 +87,7 @@ def train(
     """
     started = time.monotonic()
     if ablate and config.method != "mosaic":
-        raise UserError(f"--ablate takes the Mosaic method apart, and this run is of method {config.method!r}")
+        raise UserError(f"--ablate takes the Mosaic method apart, and this run is of {config.method!r}")
     tell = progress or (lambda _: None)
     device = _device(config.engine.device)
     check_available(config.data, config.data.root)

@@ -121,7 +121,7 @@ def provision(config: RunConfig, ledger_dir: Path) -> Federation:
 
 
 def _fewest(config: RunConfig) -> int:
-    """Fewest contributors that parties insist on; method central, with its one client, has a home of its own."""
+    """Fewest contributors that parties insist on; method central has one client, and a home of its own."""
     return min(FEWEST_CONTRIBUTORS, config.clients.count) if config.is_public else config.min_contributors
 
 

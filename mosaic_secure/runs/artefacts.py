@@ -1,7 +1,8 @@
 """Networks on disk: weights as safetensors beside a JSON description they are rebuilt from.
 
 The global model is ``global_model.safetensors`` and ``model.json``. A collection (``generators/``,
-``experts/``, ``classifiers/`` of a local run) is one safetensors file a member and an ``index.json`` that describes them all.
+``experts/``, ``classifiers/`` of a local run) is one safetensors file a member and an ``index.json`` that
+describes them all.
 """
 
 from __future__ import annotations
