@@ -28,6 +28,8 @@ from privacy.errors import BudgetError, LedgerError, PrivacyError, ReleaseConfli
 from privacy.heads import Anchor
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from mosaic_secure.client.session import ClientHome, Session
     from mosaic_secure.plan import RunPlan
     from privacy.randomness import NoiseSource
@@ -181,6 +183,7 @@ def fine_tuned(session: Session, request: FineTuneRequest) -> FineTuneReply:
     model.load_state_dict({name: torch.from_numpy(value) for name, value in request.weights.items()})
 
     def produce(source: NoiseSource) -> bytes:
+        features = _features(session, model)
         training.train_classifier(
             model,
             torch.from_numpy(data.images),
@@ -189,6 +192,7 @@ def fine_tuned(session: Session, request: FineTuneRequest) -> FineTuneReply:
             source,
             session.config.fine_tune.augmentations,
             session.config.fine_tune.proximal,
+            features,
         )
         return _to_bytes(training.weights_of(model))
 
@@ -224,6 +228,24 @@ def sealed(session: Session, request: SealRequest) -> SealReply:
         ledger_digest=head.digest,
         ledger_signature=head.signature,
     )
+
+
+def _features(session: Session, model: nn.Module) -> Tensor | None:
+    """What the fixed part of the global model makes of the records, the same in every round; None without."""
+    import torch
+
+    from mosaic_secure.client.training import fixed_features
+    from mosaic_secure.models.classifiers import trainable_part
+
+    _, trunk = trainable_part(model)
+    if trunk is None:
+        return None
+    fixed = _digest({name: value.numpy() for name, value in trunk.state_dict().items()})
+
+    def make() -> np.ndarray:
+        return fixed_features(trunk, torch.from_numpy(session.data.images)).numpy()
+
+    return torch.from_numpy(session.kept_array(f"features-{fixed[:16]}", make))
 
 
 def _counts(session: Session, store: ReleaseStore, labels: np.ndarray, digest: str) -> np.ndarray:

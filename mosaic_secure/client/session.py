@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -210,6 +210,19 @@ class Session:
         np.savez(buffer, codes=codes, labels=self.data.labels, digest=np.array(self.data_digest))
         write_durably(path, buffer.getvalue())
         return codes, self.data.labels, self.data_digest
+
+    def kept_array(self, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """What `make` gives, made once: kept in the client's home until the run is sealed there."""
+        path = self._kept(f"{name}.npy")
+        if path.exists():
+            try:
+                return np.load(path, allow_pickle=False)
+            except (OSError, ValueError):
+                path.unlink()
+        array, buffer = make(), io.BytesIO()
+        np.save(buffer, array)
+        write_durably(path, buffer.getvalue())
+        return array
 
     def _kept(self, name: str) -> Path:
         """Where something derived from records is kept while the run lasts; afterwards nothing is kept."""

@@ -82,6 +82,7 @@ def train_classifier(
     noise: NoiseSource,
     augmentations: int = 1,
     proximal: float = 0.0,
+    features: Tensor | None = None,
 ) -> None:
     """Train `model` in place by DP-SGD on cross-entropy; one release under `plan`.
 
@@ -91,11 +92,11 @@ def train_classifier(
             averaged before clipping; ignored where only a head on fixed features is trained.
         proximal: mu of the term mu/2 |w - w_start|^2 (FedProx, arXiv 1812.06127, equation 2). Its gradient
             depends on weights alone, so it is added after the noise.
+        features: [N, D], what the fixed part of `model` makes of the images, where that is known already.
     """
     trained, transform = trainable_part(model)
     if transform is not None:
-        with torch.no_grad():
-            images = torch.cat([transform(part) for part in images.split(512)]) if len(images) else images
+        images = fixed_features(transform, images) if features is None else features
 
     def loss(params: dict, buffers: dict, image: Tensor, label: Tensor) -> Tensor:
         logits = functional_call(trained, (params, buffers), (image[None],))
@@ -105,6 +106,12 @@ def train_classifier(
     augment = image_views(augmentations, shift=reach) if transform is None else None
     pull = _pull(trained, proximal) if proximal > 0 else None
     train_private(trained, loss, (images, labels), plan, noise, augment=augment, extra_gradient=pull)
+
+
+@torch.no_grad()
+def fixed_features(transform: nn.Module, images: Tensor) -> Tensor:
+    """What a fixed trunk makes of images [N, C, S, S]: [N, D], batch by batch."""
+    return torch.cat([transform(part) for part in images.split(512)]) if len(images) else images
 
 
 def _pull(model: nn.Module, weight: float) -> Callable[[int], dict[str, Tensor]]:
