@@ -182,8 +182,9 @@ def fine_tuned(session: Session, request: FineTuneRequest) -> FineTuneReply:
     model = build_global_model(plan)
     model.load_state_dict({name: torch.from_numpy(value) for name, value in request.weights.items()})
 
+    features = _features(session, model)  # before the ledger is locked, which this looks into
+
     def produce(source: NoiseSource) -> bytes:
-        features = _features(session, model)
         training.train_classifier(
             model,
             torch.from_numpy(data.images),

@@ -25,7 +25,12 @@ from privacy.randomness import NoiseSource
 
 from .tiny import CLIENTS, command, tiny_train
 
-ROUNDS = {"fine_tune.rounds": 2, "fine_tune.steps": 2, "fine_tune.sample_rate": 0.5}
+ROUNDS = {
+    "fine_tune.rounds": 2,
+    "fine_tune.steps": 2,
+    "fine_tune.sample_rate": 0.5,
+    "fine_tune.learning_rate": 0.5,
+}
 ONE_NET = {"clients.architectures": "mlp", "global_model.architecture": "mlp"}
 TINY_DENSE = {"dense.rounds": 2, "dense.generator_steps": 2, "dense.batch": 16, "dense.latent_dim": 4}
 CHANGES: dict[str, dict[str, Any]] = {
@@ -309,3 +314,10 @@ def test_a_resumed_run_keeps_its_method(tmp_path: Path):
     assert train(tmp_path, "fedavg").status == 0
     stored = RunConfig.from_dict(RunDirectory.open(tmp_path / "run").manifest["config"])
     assert (stored.method, stored.fine_tune.rounds) == ("fedavg", 2)
+
+
+def test_features_of_a_fixed_trunk_are_kept_for_the_run_and_forgotten_after_it(tmp_path: Path):
+    net = {"clients.architectures": "scatter_head", "global_model.architecture": "scatter_head"}
+    outcome = train(tmp_path, "fedavg", **net)
+    assert outcome.status == 0, outcome.err
+    assert not list((tmp_path / "ledgers").rglob("features-*"))
