@@ -219,9 +219,7 @@ def file(tmp_path: Path) -> Path:
 def test_what_is_set_by_hand_wins_over_the_table_the_method_and_the_file(file: Path):
     fedavg = load_config(file, {"method": "fedavg", "fine_tune.steps": 9})
     assert (fedavg.fine_tune.rounds, fedavg.fine_tune.steps) == (3, 9)
-    assert (
-        fedavg.fine_tune.learning_rate == load_config("digits", {"method": "fedavg"}).fine_tune.learning_rate
-    )
+    assert fedavg.fine_tune.learning_rate == 0.5  # the method's own, not the 0.01 of the file
     assert not fedavg.prototypes.enabled
     assert load_config(file).fine_tune.learning_rate == 0.01
     assert load_config(file, {"method": "local"}).classifier.steps == 7
