@@ -232,8 +232,8 @@ def test_a_preset_is_laid_over_the_plain_settings(file: Path):
 
 
 def test_the_clients_train_the_global_model_unless_told_otherwise():
-    assert load_config("digits", {"method": "fedavg"}).clients.architectures == ("cnn",)
-    wide = load_config("digits", {"method": "fedavg", "global_model.architecture": "cnn_wide"})
+    assert load_config("pneumonia", {"method": "fedavg"}).clients.architectures == ("cnn",)
+    wide = load_config("pneumonia", {"method": "fedavg", "global_model.architecture": "cnn_wide"})
     assert wide.clients.architectures == ("cnn_wide",)
 
 
