@@ -88,6 +88,11 @@ def prototypes(session: Session, request: PrototypeRequest) -> PrototypeReply:
     if wanted.release == "gradient":
         wanted.mechanism.check_weights(weights)  # before anything is charged
     codes, labels, digest = session.codes()
+    moved = codes if wanted.release == "centre" else centre_codes(codes, centre)
+    if metric is not None:  # the same in all gradient rounds
+        kept = _digest({"centre": centre, "metric": metric})
+        centred = moved.astype(np.float32)
+        moved = session.kept_array(f"scaled-{kept}", lambda: centred @ metric)
     header = ContributionHeader(
         client=home.party,
         run_id=request.run_id,
@@ -98,9 +103,6 @@ def prototypes(session: Session, request: PrototypeRequest) -> PrototypeReply:
     )
 
     def produce(source: NoiseSource) -> bytes:
-        moved = codes if wanted.release == "centre" else centre_codes(codes, centre)
-        if metric is not None:
-            moved = moved.astype(np.float32) @ metric
         values = wanted.mechanism.release(moved, labels, source, weights)
         return seal_contribution(
             header, encrypt_integers(request.public_context, plan.ckks, values), home.key

@@ -48,14 +48,14 @@ class PrototypesConfig(Section):
     gradient_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     rounds: Annotated[int, Field(ge=0, le=1000)] = 0
     weights: BlockWeights = BlockWeights()
-    step: Positive = 2.0
+    step: Positive = 4.0
     momentum: Momentum = 0.8
-    average: Fraction = 0.25
-    ridge: Positive = 1.0
+    average: Fraction = 0.5
+    ridge: Positive = 0.5
     whitening: Annotated[float, Field(ge=0, le=1)] = 0.75
     radius: Positive = 0.8
-    gradient_clip: Annotated[float, Field(gt=0, le=1.4143)] = 0.7
-    caution: Positive = 4.0
+    gradient_clip: Annotated[float, Field(gt=0, le=1.4143)] = 0.5
+    caution: Positive = 8.0
 
 
 class ClassifierConfig(Section):
