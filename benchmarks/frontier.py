@@ -1,0 +1,172 @@
+"""Run the rows of the privacy-utility frontier and keep every run; what is there is not run again.
+
+    python benchmarks/frontier.py                      # all rows that are missing
+    python benchmarks/frontier.py --only fashion_mnist # rows whose name holds this text
+    python benchmarks/frontier.py --list               # what there is, what is missing
+    python benchmarks/frontier.py --table              # the results as Markdown
+
+A row is a `mosaic-secure train` command; its runs (one a seed) lie in `benchmarks/results/frontier/ROW.json`
+with hardware, versions and commit of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from measure import RESULTS, hardware, measure_seeds, versions  # noqa: E402  (a script beside this one)
+
+FOLDER = RESULTS / "frontier"
+SCORES = ("accuracy", "teacher_accuracy", "fresh_student_accuracy", "balanced_accuracy", "auc", "epsilon")
+"""What is kept of a run's result, where it has it."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One command. ``seeds`` in the order in which they are run."""
+
+    name: str
+    arguments: tuple[str, ...]
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+
+def rows() -> Iterator[Row]:
+    """The goals first, each dataset's cheap rows before its dear ones; then skew and number of clients."""
+    honest = {"digits": 3, "mnist": 8, "fashion_mnist": 8, "pneumonia": 3, "cifar10_subset": 3}
+    epsilons = {
+        "digits": ("4",),
+        "mnist": ("1", "3"),
+        "fashion_mnist": ("1", "4"),
+        "pneumonia": ("4",),
+        "cifar10_subset": ("4",),
+    }
+    for dataset, asked in epsilons.items():
+        presets = ("accuracy",) if dataset in ("pneumonia", "cifar10_subset") else ("accuracy", "synthetic")
+        for preset in presets:
+            wanted = asked if preset == "accuracy" or dataset != "mnist" else (*asked, "4")
+            for epsilon in wanted:
+                yield from _trusts(dataset, preset, epsilon, honest[dataset])
+        if presets == ("accuracy",):
+            plain = ("train", "--config", dataset, "--epsilon", "inf")
+            yield Row(f"{dataset}_inf", plain)
+    fashion = ("train", "--config", "fashion_mnist", "--epsilon", "4")
+    for alpha in ("0.01", "1"):
+        yield Row(f"fashion_mnist_4_local_alpha{alpha}", (*fashion, "--alpha", alpha))
+    yield Row("fashion_mnist_4_local_iid", (*fashion, "--partition", "iid"))
+    for clients in (50, 200):
+        more = ("--clients", str(clients), "--trust", "distributed")
+        held = ("--set", f"privacy.honest_clients={clients * 8 // 10}")
+        yield Row(f"fashion_mnist_4_distributed_{clients}clients", (*fashion, *more, *held))
+    yield Row("fashion_mnist_inf", ("train", "--config", "fashion_mnist", "--epsilon", "inf"), (0,))
+
+
+def _trusts(dataset: str, preset: str, epsilon: str, honest: int) -> Iterator[Row]:
+    command = ("train", "--config", dataset, "--epsilon", epsilon)
+    if preset != "accuracy":
+        command += ("--preset", preset)
+    name = f"{dataset}_{preset}_{epsilon}"
+    yield Row(f"{name}_local", command)
+    shared = ("--trust", "distributed", "--set", f"privacy.honest_clients={honest}")
+    yield Row(f"{name}_distributed", (*command, *shared))
+
+
+def kept(row: Row) -> dict[str, Any]:
+    """The row's record, as it stands."""
+    path = FOLDER / f"{row.name}.json"
+    if path.exists():
+        return json.loads(path.read_text(encoding="utf-8"))
+    return {"schema_version": 1, "name": row.name, "command": None, "runs": []}
+
+
+def missing(row: Row) -> list[int]:
+    """Seeds without a run that ended well under the command as it is now."""
+    found = kept(row)
+    if found["command"] != shlex.join(["mosaic-secure", *row.arguments]):
+        return list(row.seeds)
+    return [s for s in row.seeds if s not in {r["seed"] for r in found["runs"] if r["status"] == 0}]
+
+
+def run(row: Row, seed: int, timeout: float | None) -> dict[str, Any]:
+    """One run, added to the row's file."""
+    command, record = shlex.join(["mosaic-secure", *row.arguments]), kept(row)
+    if record["command"] != command:
+        record = {**record, "command": command, "runs": []}
+    with tempfile.TemporaryDirectory(prefix="mosaic-frontier-") as scratch:
+        done = measure_seeds(row.arguments, [seed], Path(scratch), timeout)[0]
+    result = done.pop("result")
+    done |= {name: result.get(name) for name in SCORES if result.get(name) is not None}
+    done |= {"date": datetime.now(UTC).strftime("%Y-%m-%d"), "hardware": hardware(), "versions": versions()}
+    others = [r for r in record["runs"] if r["seed"] != seed]
+    record["runs"] = sorted([*others, done], key=lambda r: r["seed"])
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    path = FOLDER / f"{row.name}.json"
+    partial = path.with_suffix(".part")
+    partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+    return done
+
+
+def table(chosen: Sequence[Row]) -> str:
+    """Markdown: means over the seeds that ended well, in percent but for epsilon and minutes."""
+    lines = [
+        "| row | seeds | accuracy | min to max | teacher | fresh CNN | balanced | AUC | epsilon | minutes |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in chosen:
+        good = [r for r in kept(row)["runs"] if r["status"] == 0]
+        if not good:
+            continue
+        cells = [row.name, str(len(good)), _mean(good, "accuracy", 100)]
+        found = [100 * r["accuracy"] for r in good if r.get("accuracy") is not None]
+        cells.append(f"{min(found):.2f} to {max(found):.2f}" if found else "-")
+        cells += [_mean(good, name, 100) for name in SCORES[1:5]]
+        cells += [_mean(good, "epsilon", 1), _mean(good, "wall_seconds", 1 / 60)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _mean(runs: Sequence[dict[str, Any]], name: str, scale: float) -> str:
+    values = [r[name] for r in runs if r.get(name) is not None]
+    return f"{scale * statistics.fmean(values):.2f}" if values else "-"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what is missing; 0 if all of it ended well."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", action="append", default=[], help="rows whose name holds this text")
+    parser.add_argument("--seeds", default="0,1,2", help="of these seeds only, comma-separated")
+    parser.add_argument("--timeout", type=float, default=3600, help="seconds after which a run is killed")
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--table", action="store_true")
+    options = parser.parse_args(argv)
+    chosen = [r for r in rows() if not options.only or any(text in r.name for text in options.only)]
+    if options.table:
+        print(table(chosen))
+        return 0
+    wanted = {int(seed) for seed in options.seeds.split(",")}
+    if options.list:
+        for row in chosen:
+            print(f"{row.name:45} missing seeds: {missing(row) or 'none'}")
+        return 0
+    failed = 0
+    for seed in sorted(wanted):
+        for row in chosen:
+            if seed in missing(row):
+                print(f"{row.name} seed {seed}: {shlex.join(row.arguments)}", flush=True)
+                failed += run(row, seed, options.timeout)["status"] != 0
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
