@@ -143,7 +143,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--trusts", default="local,distributed")
     parser.add_argument("--honest", type=int, default=8)
     parser.add_argument("--seeds", default="0")
-    parser.add_argument("--records", type=int, help="how many training records; default: all but the held-out")
+    parser.add_argument(
+        "--records", type=int, help="how many training records; default: all but the held-out"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
     parser.add_argument("--vary", action="append", default=[], metavar="FIELD=A,B,...")
     parser.add_argument("--variant", action="append", default=[], metavar='"FIELD=A FIELD=B"')
