@@ -38,6 +38,7 @@ class RunResult:
     Attributes:
         accuracy: of the global model on the public test part; None where there is none. Of a local run, which
             has no global model, the mean over its clients' classifiers.
+        balanced_accuracy, auc: of the same, see `server/scoring.py`; the fields of the teacher likewise.
         epsilon: the largest over clients of what the accountant composes from what was done.
         seconds: of this call. ablation: rows of `--ablate`, or empty.
     """
@@ -50,7 +51,11 @@ class RunResult:
     delta: float
     seconds: float
     device: str
+    balanced_accuracy: float | None = None
+    auc: float | None = None
     teacher_accuracy: float | None = None
+    teacher_balanced_accuracy: float | None = None
+    teacher_auc: float | None = None
     trust: str = "local"
     method: str = "mosaic"
     ablation: tuple[dict[str, Any], ...] = field(default=())

@@ -39,6 +39,7 @@ class Measured:
 
     Attributes:
         accuracy: in [0, 1]; None where there is no public test part.
+        balanced_accuracy, auc: of the same; None also where a run did not record them.
         score: what `accuracy` is of: ``"global"``, or ``"local mean"`` for a method without a global model.
         epsilon: spent, as the accountant composes it from what was done; the largest over clients.
         teacher_accuracy: of the mixture that was distilled; None where there is none.
@@ -51,6 +52,8 @@ class Measured:
     delta: float
     teacher_accuracy: float | None
     seconds: float
+    balanced_accuracy: float | None = None
+    auc: float | None = None
 
 
 @dataclass(frozen=True)
@@ -176,6 +179,8 @@ def read_run(path: Path) -> Measured:
         delta=float(result["delta"]),
         teacher_accuracy=None if teacher is None else float(teacher),
         seconds=float(result["seconds"]),
+        balanced_accuracy=result.get("balanced_accuracy"),
+        auc=result.get("auc"),
     )
 
 

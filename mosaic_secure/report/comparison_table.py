@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -22,16 +22,18 @@ __all__ = ["Row", "Table", "against_reference", "mean_interval", "summarise", "w
 
 CONFIDENCE = 0.95
 PICTURE = "comparison.png"
+_FOUR_PLACES = ("accuracy", "low", "high", "balanced_accuracy", "auc", "difference")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
-    """One method at one budget, over seeds. Accuracies are in [0, 1].
+    """One method at one budget, over seeds. Scores are in [0, 1].
 
     Attributes:
         epsilon_target: what was asked for. epsilon_spent: the largest over the runs of what was done.
         accuracy: mean over seeds; None where no run could be measured.
         low, high: ends of the interval of the mean; None for fewer than two measured runs.
+        balanced_accuracy, auc: means over the runs that recorded them; None where none did.
         seeds: of the runs that ended.
         seconds: mean over the runs.
         by_seed: accuracy of each measured run.
@@ -47,6 +49,8 @@ class Row:
     accuracy: float | None
     low: float | None
     high: float | None
+    balanced_accuracy: float | None = None
+    auc: float | None = None
     seeds: tuple[int, ...]
     teacher_accuracy: float | None
     seconds: float
@@ -185,7 +189,6 @@ def _row(runs: Sequence[tuple[Cell, Measured]]) -> Row:
     cell, first = runs[0]
     measures = [measured for _, measured in runs]
     by_seed = {one.seed: measured.accuracy for one, measured in runs if measured.accuracy is not None}
-    teachers = [one.teacher_accuracy for one in measures if one.teacher_accuracy is not None]
     accuracy, low, high = mean_interval(list(by_seed.values())) if by_seed else (None, None, None)
     return Row(
         method=cell.method,
@@ -199,11 +202,18 @@ def _row(runs: Sequence[tuple[Cell, Measured]]) -> Row:
         low=low,
         high=high,
         seeds=tuple(sorted(one.seed for one, _ in runs)),
-        teacher_accuracy=mean_interval(teachers)[0] if teachers else None,
+        balanced_accuracy=_mean(one.balanced_accuracy for one in measures),
+        auc=_mean(one.auc for one in measures),
+        teacher_accuracy=_mean(one.teacher_accuracy for one in measures),
         seconds=math.fsum(one.seconds for one in measures) / len(measures),
         score=first.score,
         by_seed=by_seed,
     )
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return mean_interval(known)[0] if known else None
 
 
 def _dealt(config: RunConfig, cells: Sequence[Cell]) -> str:
@@ -267,7 +277,7 @@ def _text(name: str, value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, float):
-        return f"{value:.4f}" if name in ("accuracy", "low", "high", "difference") else f"{value:.4g}"
+        return f"{value:.4f}" if name in _FOUR_PLACES else f"{value:.4g}"
     return str(value).replace("|", "\\|")
 
 

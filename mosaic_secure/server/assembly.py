@@ -7,7 +7,7 @@ switched off to learn what each part is worth (`worth`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from mosaic_secure.models.registry import build_generator
 from mosaic_secure.server.distillation import distil
 from mosaic_secure.server.experts import ExpertGroup, Mixture, class_experts
 from mosaic_secure.server.gating import pool, starting_scores, train_gate
+from mosaic_secure.server.scoring import Further, further_scores
 from mosaic_secure.server.synthetic import MomentSampler, draw_from_generators, mix_records
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class Assembly:
         scores: accuracy by name ("global", "teacher", "experts/...") on the public test part, if any.
         facts: sizes and settings worth a line in the metrics.
         synthetic: the labelled synthetic records: images [N, C, S, S] in [0, 1] and labels [N].
+        further: other scores of "global" and "teacher" there; see `server/scoring.py`.
     """
 
     model: nn.Module
@@ -98,6 +100,7 @@ class Assembly:
     scores: Mapping[str, float]
     facts: Mapping[str, Any]
     synthetic: tuple[Tensor, Tensor]
+    further: Further = field(default_factory=dict)
 
 
 def assemble(
@@ -139,8 +142,8 @@ def assemble(
         answers = torch.cat([answers, mixture.log_probabilities(mixed, device)])
         kept = distil(model, inputs, teach(gate, answers, trust), config.distill, seed, device)
     facts = {"experts": len(mixture.names), "synthetic_records": len(images), "distilled_on": kept}
-    scores = _scores(mixture, lambda found: teach(gate, found, trust), model, test, device)
-    return Assembly(model.eval(), mixture, generators, scores, facts, (images, labels))
+    scores, further = _scores(mixture, lambda found: teach(gate, found, trust), model, test, device)
+    return Assembly(model.eval(), mixture, generators, scores, facts, (images, labels), further)
 
 
 def worth(
@@ -158,9 +161,9 @@ def worth(
     full = Parts.of(plan)
     rows: list[dict[str, Any]] = []
     variants = {"(everything on)": full}
-    for field in fields(Parts):
-        if getattr(full, field.name):
-            variants[field.name.replace("_", " ")] = replace(full, **{field.name: False})
+    for part in fields(Parts):
+        if getattr(full, part.name):
+            variants[part.name.replace("_", " ")] = replace(full, **{part.name: False})
     base = None
     for name, parts in variants.items():
         if not (parts.prototype_expert or parts.class_experts) or not (parts.sampler or parts.generators):
@@ -274,9 +277,9 @@ def _scores(
     model: nn.Module,
     test: tuple[np.ndarray, np.ndarray] | None,
     device: str,
-) -> dict[str, float]:
+) -> tuple[dict[str, float], Further]:
     if test is None:
-        return {}
+        return {}, {}
     images, labels = torch.from_numpy(test[0]), torch.from_numpy(test[1])
 
     def accuracy(predicted: Tensor) -> float:
@@ -284,6 +287,6 @@ def _scores(
 
     answers = mixture.log_probabilities(images, device)
     scores = {f"experts/{name}": accuracy(answers[:, i]) for i, name in enumerate(mixture.names)}
-    scores["teacher"] = accuracy(teacher(answers))
-    scores["global"] = accuracy(predict_logits(model, images))
-    return scores
+    outputs = {"teacher": teacher(answers), "global": predict_logits(model, images)}
+    scores |= {name: accuracy(found) for name, found in outputs.items()}
+    return scores, further_scores(outputs, test[1])

@@ -12,7 +12,7 @@ All of it is post-processing of what the clients released.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +27,7 @@ from mosaic_secure.seeds import derive_seed, torch_generator
 from mosaic_secure.server.assembly import Assembly, Releases
 from mosaic_secure.server.distillation import distillation_loss
 from mosaic_secure.server.experts import Mixture, class_experts
+from mosaic_secure.server.scoring import Further, further_scores
 
 if TYPE_CHECKING:
     from mosaic_secure.plan import RunPlan
@@ -147,11 +148,10 @@ def condense(
         for client, (architecture, weights) in releases.classifiers.items()
     ]
     facts = {"experts": len(groups), "synthetic_records": len(pool), "distilled_on": len(pool)}
-    scores = _scores(ensemble.cpu(), list(releases.classifiers), student, test)
+    scores, further = _scores(ensemble.cpu(), list(releases.classifiers), student, test)
     made = {SERVER_GENERATOR: generator.cpu().requires_grad_(False)}
-    return Assembly(
-        student, Mixture(tuple(groups)), made, scores, facts, (pool.cpu(), torch.cat(labels).cpu())
-    )
+    synthetic = (pool.cpu(), torch.cat(labels).cpu())
+    return Assembly(student, Mixture(tuple(groups)), made, scores, facts, synthetic, further)
 
 
 def _template(plan: RunPlan, architecture: str) -> nn.Module:
@@ -196,13 +196,12 @@ def _parts(size: int) -> list[int]:
 
 def _scores(
     ensemble: Ensemble, clients: list[str], student: nn.Module, test: tuple[np.ndarray, np.ndarray] | None
-) -> Mapping[str, float]:
+) -> tuple[dict[str, float], Further]:
     if test is None:
-        return {}
+        return {}, {}
     images, labels = torch.from_numpy(test[0]), torch.from_numpy(test[1])
     named = {f"experts/{c}": m for c, m in zip(clients, ensemble.members, strict=True)}
     named |= {"teacher": ensemble, "global": student}
-    return {
-        name: float((predict_logits(model, images).argmax(-1) == labels).double().mean())
-        for name, model in named.items()
-    }
+    outputs = {name: predict_logits(model, images) for name, model in named.items()}
+    scores = {name: float((found.argmax(-1) == labels).double().mean()) for name, found in outputs.items()}
+    return scores, further_scores({name: outputs[name] for name in ("teacher", "global")}, test[1])

@@ -31,6 +31,7 @@ from mosaic_secure.server.alone import LOCAL_MEAN, local_classifiers
 from mosaic_secure.server.assembly import Assembly, Parts, Releases, assemble, worth
 from mosaic_secure.server.coordinator import Coordinator
 from mosaic_secure.server.courier import Courier
+from mosaic_secure.server.scoring import AUC, BALANCED, Further, further_scores
 from privacy.accounting import compose_epsilon, event_from_dict
 
 if TYPE_CHECKING:
@@ -56,8 +57,8 @@ def lead(
     """Everything between the first message and the sealed directory.
 
     Returns:
-        accuracy (of a local run the mean over clients), teacher_accuracy, epsilon (of what was done),
-        ablation. Accuracies are None without a public test part.
+        accuracy, balanced_accuracy, auc (of a local run means over clients), the same of the teacher, epsilon
+        (of what was done), ablation. Scores are None without a public test part.
     """
     from mosaic_secure.data import load_public_test
 
@@ -69,10 +70,10 @@ def lead(
     releases = coordinator.collect()
     method = plan.config.method
     if method == "local":
-        scores = _keep_classifiers(run, plan, releases, test)
+        scores, further = _keep_classifiers(run, plan, releases, test)
     else:
-        state, scores = (
-            (_state_of(build_global_model(plan)), {})
+        state, scores, further = (
+            (_state_of(build_global_model(plan)), {}, {})
             if method in ONE_ARCHITECTURE
             else _build(run, plan, releases, device, test, progress)
         )
@@ -80,7 +81,7 @@ def lead(
             model = build_global_model(plan)
             _load(model, state)
             state = coordinator.fine_tune(state, tuple(weights_of(model)))
-            scores = _rescored(plan, state, scores, test)
+            scores, further = _rescored(plan, state, scores, further, test)
         write_global_model(run, _spec(plan, "global"), state)
     rows = (
         worth(plan, releases, device, test, lambda text: progress(Progress("ablation", note=text)))
@@ -88,12 +89,18 @@ def lead(
         else []
     )
     ended = coordinator.finish()
-    _write_metrics(run, scores, coordinator.left_out)
+    _write_metrics(run, scores, further, coordinator.left_out)
     done = {client: _spent(excerpt, plan.budget.delta) for client, excerpt in ended["excerpts"].items()}
     write_papers(run, plan, ended, done)
+    chosen = LOCAL_MEAN if method == "local" else "global"
+    balanced, area = further.get(BALANCED, {}), further.get(AUC, {})
     return {
-        "accuracy": scores.get("global", scores.get(LOCAL_MEAN)),
+        "accuracy": scores.get(chosen),
+        "balanced_accuracy": balanced.get(chosen),
+        "auc": area.get(chosen),
         "teacher_accuracy": scores.get("teacher"),
+        "teacher_balanced_accuracy": balanced.get("teacher"),
+        "teacher_auc": area.get("teacher"),
         "epsilon": max(done.values(), default=plan.budget.epsilon),
         "ablation": tuple(rows),
     }
@@ -106,10 +113,10 @@ def _build(
     device: str,
     test: tuple[np.ndarray, np.ndarray] | None,
     progress: ProgressCallback,
-) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+) -> tuple[dict[str, np.ndarray], dict[str, float], Further]:
     found = run.load_stage("assembled")
-    if found is not None:
-        return found[0], dict(found[1]["scores"])
+    if found is not None:  # an older version kept no further scores
+        return found[0], dict(found[1]["scores"]), dict(found[1].get("further", {}))
 
     def note(text: str) -> None:
         progress(Progress("global model", note=text))
@@ -124,24 +131,34 @@ def _build(
     _write_generators(run, plan, made, releases)
     _write_synthetic(run, plan, made)
     state = _state_of(made.model)
-    run.save_stage("assembled", state, {"scores": dict(made.scores), "facts": dict(made.facts)})
+    kept = {"scores": dict(made.scores), "further": made.further, "facts": dict(made.facts)}
+    run.save_stage("assembled", state, kept)
     progress(Progress("global model", 1, 1))
-    return state, dict(made.scores)
+    return state, dict(made.scores), made.further
 
 
 def _rescored(
     plan: RunPlan,
     state: Mapping[str, np.ndarray],
     scores: Mapping[str, float],
+    further: Further,
     test: tuple[np.ndarray, np.ndarray] | None,
-) -> dict[str, float]:
+) -> tuple[dict[str, float], Further]:
+    """All scores, those of the global model anew; what it had before fine-tuning is kept as "distilled"."""
     if test is None:
-        return dict(scores)
+        return dict(scores), further
     model = build_global_model(plan)
     _load(model, state)
-    predicted = predict_logits(model, torch.from_numpy(test[0])).argmax(-1).numpy()
-    before = {"distilled": scores["global"]} if "global" in scores else {}
-    return {**scores, **before, "global": float((predicted == test[1]).mean())}
+    logits = predict_logits(model, torch.from_numpy(test[0]))
+    found = {"accuracy": {"global": float((logits.argmax(-1).numpy() == test[1]).mean())}}
+    found |= further_scores({"global": logits}, test[1])
+    known: Mapping[str, Mapping[str, float | None]] = {"accuracy": scores, **further}
+    merged = {}
+    for metric, values in found.items():
+        old = known.get(metric, {})
+        before = {"distilled": old["global"]} if "global" in old else {}
+        merged[metric] = {**old, **before, **values}
+    return merged.pop("accuracy"), merged
 
 
 def _state_of(model: torch.nn.Module) -> dict[str, np.ndarray]:
@@ -150,11 +167,11 @@ def _state_of(model: torch.nn.Module) -> dict[str, np.ndarray]:
 
 def _keep_classifiers(
     run: RunDirectory, plan: RunPlan, releases: Releases, test: tuple[np.ndarray, np.ndarray] | None
-) -> dict[str, float]:
-    states, scores = local_classifiers(plan, releases, test)
+) -> tuple[dict[str, float], Further]:
+    states, scores, further = local_classifiers(plan, releases, test)
     members = [Member(c, _spec(plan, "classifier", kind), state) for c, (kind, state) in states.items()]
     write_collection(run, CLASSIFIERS, members)
-    return scores
+    return scores, further
 
 
 def _load(model: torch.nn.Module, state: Mapping[str, np.ndarray]) -> None:
@@ -225,11 +242,14 @@ def _write_synthetic(run: RunDirectory, plan: RunPlan, made: Assembly) -> None:
 
 
 def _write_metrics(
-    run: RunDirectory, scores: Mapping[str, float], left_out: list[tuple[str, str, str]]
+    run: RunDirectory, scores: Mapping[str, float], further: Further, left_out: list[tuple[str, str, str]]
 ) -> None:
-    metric = {"metric": "accuracy", "of": "global", "on": None, "value": None}
-    rows = [metric | {"of": name, "on": "public test", "value": value} for name, value in scores.items()]
-    rows = rows or [metric]
+    rows: list[dict[str, Any]] = [
+        {"metric": metric, "of": name, "on": "public test", "value": value}
+        for metric, values in {"accuracy": scores, **further}.items()
+        for name, value in values.items()
+    ]
+    rows = rows or [{"metric": "accuracy", "of": "global", "on": None, "value": None}]
     rows += [
         {"metric": "left out", "of": client, "on": stage, "value": code} for stage, client, code in left_out
     ]

@@ -40,7 +40,8 @@ def places(folder: Path) -> list[object]:
 
 def metrics(run: Path) -> dict[str, Any]:
     lines = (run / "metrics.jsonl").read_text().splitlines()
-    return {row["of"]: row["value"] for row in map(json.loads, lines)}
+    rows = [row for row in map(json.loads, lines) if row["metric"] == "accuracy"]
+    return {row["of"]: row["value"] for row in rows}
 
 
 @pytest.fixture
@@ -69,6 +70,9 @@ def test_the_table_says_what_the_runs_say_and_a_second_call_trains_nothing(mosai
     (row,) = rows
     assert row["accuracy"] == pytest.approx(sum(scores["global"] for scores in found) / 2)
     assert row["teacher_accuracy"] == pytest.approx(sum(scores["teacher"] for scores in found) / 2)
+    for name in ("balanced_accuracy", "auc"):
+        assert row[name] == pytest.approx(sum(result[name] for result in results) / 2)
+        assert f"{row[name]:.4f}" in (tmp_path / "it" / "table.md").read_text()
     assert row["seconds"] == pytest.approx(sum(result["seconds"] for result in results) / 2)
     assert row["delta"] == results[0]["delta"] and row["epsilon_spent"] == row["epsilon_target"] == "inf"
     assert row["low"] <= row["accuracy"] <= row["high"] and row["seeds"] == "0,1"

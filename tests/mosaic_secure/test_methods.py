@@ -81,6 +81,11 @@ def test_metrics_name_what_was_measured(run):
     method, place, outcome = run
     rows = [json.loads(line) for line in (place / "run" / "metrics.jsonl").read_text().splitlines()]
     found = {row["of"]: row["value"] for row in rows if row["metric"] == "accuracy"}
+    name = "local mean" if method == "local" else "global"
+    for metric, field in (("balanced accuracy", "balanced_accuracy"), ("auc", "auc")):
+        scored = {row["of"]: row["value"] for row in rows if row["metric"] == metric}
+        assert scored[name] == outcome.json[field] and 0 <= scored[name] <= 1
+        assert ("teacher" in scored) == (method == "dense")
     if method == "local":
         each = [found[f"local/{client}"] for client in CLIENTS]
         assert "global" not in found

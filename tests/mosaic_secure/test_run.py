@@ -93,6 +93,10 @@ def test_metrics_hold_the_accuracies_that_the_line_tells(finished):
     values = {row["of"]: row["value"] for row in rows if row["metric"] == "accuracy"}
     assert values["global"] == finished.outcome.json["accuracy"]
     assert values["teacher"] == finished.outcome.json["teacher_accuracy"]
+    told = finished.outcome.json
+    for metric, field in (("balanced accuracy", "balanced_accuracy"), ("auc", "auc")):
+        values = {row["of"]: row["value"] for row in rows if row["metric"] == metric}
+        assert values == {"global": told[field], "teacher": told[f"teacher_{field}"]}
 
 
 def check_statement(path: Path, epsilon: float, trust: str) -> dict:

@@ -67,6 +67,11 @@ def test_the_interval_by_hand():
     assert mean_interval([0.5]) == (0.5, None, None)
 
 
+def test_runs_of_an_older_version_have_no_further_scores(tmp_path: Path):
+    table = table_of(cells_of(seeds="0,1"), tmp_path / "it", lambda config: {"global": 0.9})
+    assert [(one.accuracy, one.balanced_accuracy, one.auc) for one in table.rows] == [(0.9, None, None)]
+
+
 def test_differences_are_paired_by_seed(tmp_path: Path):
     local_scores = {0: 0.80, 1: 0.90}
     gains = {0: 0.02, 1: 0.04}
