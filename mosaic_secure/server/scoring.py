@@ -33,7 +33,8 @@ def area_under_roc(logits: np.ndarray, labels: np.ndarray) -> float | None:
     """Area under the ROC curve, in [0, 1].
 
     Of class 1 for two classes; for more the mean over classes of one against the rest. A record is ranked by
-    its log-odds, as probabilities would rank it, but nothing saturates. Equal log-odds count half (Mann and Whitney 1947).
+    its log-odds, as probabilities would rank it, but nothing saturates. Equal log-odds count half (Mann
+    and Whitney 1947).
 
     Args:
         logits: [N, K], or log-probabilities. labels: [N] in [0, K).
