@@ -36,6 +36,8 @@ class PrototypesConfig(Section):
     drown less in noise; ``radius`` is then their typical norm before they are clipped to 1.
     ``gradient_clip``: clipping norm of one record's gradient, which never exceeds the square root of 2.
     ``caution``: how strongly the noise of a gradient shortens the steps along weak directions.
+    ``balance``: for balanced accuracy, this multiple of log(share of the class), from noised counts, is taken
+    off the expert's logits (Menon et al. 2021, arXiv 2007.07314, equation 9). 0: for accuracy.
     """
 
     enabled: bool = True
@@ -56,6 +58,7 @@ class PrototypesConfig(Section):
     radius: Positive = 0.8
     gradient_clip: Annotated[float, Field(gt=0, le=1.4143)] = 0.5
     caution: Positive = 8.0
+    balance: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 class ClassifierConfig(Section):

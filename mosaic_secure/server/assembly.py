@@ -199,7 +199,7 @@ def _prototype_group(plan: RunPlan, state: PrototypeState) -> ExpertGroup:
     model.trunk.centre.copy_(torch.from_numpy(state.centre).float())
     weights = {
         "linear.weight": torch.from_numpy(state.weights.T.copy()).float()[None],
-        "linear.bias": torch.zeros(1, plan.num_classes),
+        "linear.bias": torch.from_numpy(state.bias(plan.config.prototypes.balance)).float()[None],
     }
     return ExpertGroup("prototype_head", ("prototype",), model, weights)
 

@@ -82,6 +82,11 @@ class PrototypeState:
         """[dim, K], the softmax weights on codes after the metric."""
         return (self.vectors.T @ self.weights) / self.scale[:, None]
 
+    def bias(self, balance: float) -> np.ndarray:
+        """[K], -balance * log(share of the class) by the noised counts: zeros for 0, or before the counts."""
+        counts = np.maximum(self.counts, 1.0)
+        return -balance * np.log(counts / counts.sum()) if balance else np.zeros(len(counts))
+
     @property
     def means(self) -> np.ndarray:
         """[K, dim], class means of the centred codes."""

@@ -163,6 +163,21 @@ def test_every_part_can_be_switched_off(made, received, off, names):
         assert result.facts["distilled_on"] == 0
 
 
+def test_balance_takes_the_share_of_a_class_off_its_logit_and_nothing_else(made, received):
+    skewed = dataclasses.replace(
+        received, state=dataclasses.replace(received.state, counts=np.array([70.0, 20.0, 10.0]))
+    )
+    found = {}
+    for balance in (0.0, 0.5, 1.0):
+        chosen = plan(prototypes__balance=balance, distill__enabled=False)
+        found[balance] = state_of(assemble(chosen, skewed, Parts.of(chosen)))
+    assert torch.equal(found[0.0]["head.linear.bias"], torch.zeros(CLASSES))
+    for balance in (0.5, 1.0):
+        wanted = -balance * np.log([0.7, 0.2, 0.1])
+        assert found[balance]["head.linear.bias"].numpy() == pytest.approx(wanted, abs=1e-6)
+        assert torch.equal(found[balance]["head.linear.weight"], found[0.0]["head.linear.weight"])
+
+
 def test_without_distillation_a_prototype_head_is_the_prototype_expert(made, received):
     result = assemble(made, received, dataclasses.replace(Parts.of(made), distillation=False))
     images = torch.from_numpy(records(6)[0])
