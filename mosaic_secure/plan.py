@@ -7,6 +7,7 @@ separately from the same two documents, so neither can be led to a mechanism tha
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,7 +35,9 @@ _NOMINAL_RECORDS = {
     "cifar10_subset": 15_000,
     "pneumonia": 4_708,
 }
-ENCRYPTED = ("centre", "moments", "gradient")
+PROTOTYPE_ROUNDS = ("centre", "moments", "gradient")
+IMAGE_ROUNDS = ("image_centre", "image_means", "image_moments", "image_class_moments")
+ENCRYPTED = (*PROTOTYPE_ROUNDS, *IMAGE_ROUNDS)
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,7 @@ class RunPlan:
                 continue
             mechanism = SumMechanism(
                 self._statistics(name),
-                self.code_dim,
+                self._dim(name),
                 self.num_classes,
                 planned.noise_multiplier,
                 honest=self.config.honest_clients,
@@ -168,8 +171,40 @@ class RunPlan:
         """Integers in each contribution, by round id."""
         return {item.round_id: item.length for item in self.rounds}
 
+    @cached_property
+    def sampler_side(self) -> int:
+        """Side of the pooled images of the sampler."""
+        return min(self.config.sampler.image_size, self.image_shape[-1])
+
+    @cached_property
+    def sampler_dim(self) -> int:
+        """P: pooled pixels of one image of the sampler."""
+        return self.image_shape[0] * self.sampler_side**2
+
+    @cached_property
+    def sampler_rank(self) -> int:
+        """Directions along which second moments of each class are released."""
+        return min(self.config.sampler.rank, self.sampler_dim)
+
+    def image_clip(self, name: str) -> float:
+        """L2 norm to which one image is clipped in a round of the sampler."""
+        sampler = self.config.sampler
+        per_pixel = {"image_centre": sampler.centre_clip, "image_means": sampler.means_clip}
+        return per_pixel.get(name, sampler.moments_clip) * math.sqrt(self.sampler_dim)
+
+    def _dim(self, name: str) -> int:
+        if name in PROTOTYPE_ROUNDS:
+            return self.code_dim
+        return self.sampler_rank if name == "image_class_moments" else self.sampler_dim
+
     def _statistics(self, name: str) -> tuple[Statistic, ...]:
-        if name == "centre":
+        if name == "image_means":
+            return (Statistic("class_sums"), Statistic("counts", self.config.sampler.count_weight))
+        if name == "image_moments":
+            return (Statistic("second_moments"),)
+        if name == "image_class_moments":
+            return (Statistic("class_second_moments"),)
+        if name in ("centre", "image_centre"):
             return (Statistic("code_sum"),)
         if name == "gradient":
             return (Statistic("gradient", clip=self.config.prototypes.gradient_clip),)
@@ -229,6 +264,17 @@ class RunPlan:
             pixel_side=prototypes.image_size,
             pixel_weight=prototypes.pixel_weight,
         )
+
+    def pixel_encoder(self) -> Any:
+        """The encoder whose `pool` describes images where generators are told moments of pooled pixels.
+
+        The sampler's where there is one, or that of the prototypes; `pixel_dim` is 0 without either.
+        """
+        from mosaic_secure.models.encoders import build_encoder
+
+        if not self.config.sampler.enabled:
+            return self.encoder()
+        return build_encoder("pixels", self.image_shape, seed=0, pixel_side=self.sampler_side)
 
     def describe(self) -> list[dict[str, Any]]:
         """One row a release: name, kind, share of mu^2, noise multiplier, sample rate, steps or rounds."""

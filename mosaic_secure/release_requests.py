@@ -27,6 +27,15 @@ def release_requests(config: RunConfig) -> tuple[ReleaseRequest, ...]:
         if prototypes.rounds:
             share = shares.prototypes * prototypes.gradient_share
             requests.append(ReleaseRequest("gradient", share, "gaussian", rounds=prototypes.rounds))
+    if config.sampler.enabled:
+        sampler = config.sampler
+        parts = {
+            "image_centre": sampler.centre_share,
+            "image_means": sampler.means_share,
+            "image_moments": sampler.moments_share,
+        }
+        parts["image_class_moments"] = 1.0 - sum(parts.values())
+        requests += [ReleaseRequest(name, shares.sampler * part, "gaussian") for name, part in parts.items()]
     for name, part in (("classifier", config.classifier), ("generator", config.generator)):
         if part.enabled:
             requests.append(

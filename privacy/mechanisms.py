@@ -29,6 +29,7 @@ _BOUNDS = {
     "code_sum": 1.0,  # p
     "class_sums": 1.0,  # p (x) onehot(y)
     "second_moments": 1.0,  # upper triangle of p p^T, off-diagonals times sqrt 2: its norm is |p|^2
+    "class_second_moments": 1.0,  # the same in the slot of the record's class, zeros in all others
     "gradient": math.sqrt(2.0),  # p (x) (softmax - onehot(y)): |softmax - onehot| <= sqrt 2
 }
 # Canonne, Kamath and Steinke 2020; Kairouz, Liu and Steinke 2021: sums of discrete Gaussians of at least this
@@ -74,6 +75,7 @@ class Statistic:
             "code_sum": dim,
             "class_sums": dim * classes,
             "second_moments": dim * (dim + 1) // 2,
+            "class_second_moments": classes * dim * (dim + 1) // 2,
             "gradient": dim * classes,
         }
         return sizes[self.kind]
@@ -221,7 +223,7 @@ class SumMechanism:
         """Statistics from a released vector or a sum of them: int64 [length] -> arrays by kind.
 
         Shapes: counts [classes]; code_sum [dim]; class_sums and gradient [dim, classes]; second_moments
-        [dim, dim], symmetric.
+        [dim, dim] and class_second_moments [classes, dim, dim], symmetric.
         """
         import numpy as np
 
@@ -235,6 +237,8 @@ class SumMechanism:
             start += size
             if s.kind == "second_moments":
                 block = _unpack(block, self.dim)
+            elif s.kind == "class_second_moments":
+                block = np.stack([_unpack(part, self.dim) for part in block.reshape(self.classes, -1)])
             elif s.kind in ("class_sums", "gradient"):
                 block = block.reshape(self.dim, self.classes)
             out[s.kind] = block
@@ -297,6 +301,9 @@ def _sums(
         return codes.sum(axis=0)
     if kind == "second_moments":
         return _pack(codes.T @ codes)
+    if kind == "class_second_moments":
+        parts = [codes[labels == label] for label in range(classes)]
+        return np.concatenate([_pack(part.T @ part) for part in parts])
     onehot = np.zeros((len(codes), classes))
     onehot[np.arange(len(codes)), labels] = 1.0
     if kind == "counts":

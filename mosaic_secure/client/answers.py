@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mosaic_secure.errors import UserError
+from mosaic_secure.plan import IMAGE_ROUNDS
 from mosaic_secure.protocol.codec import field_bytes
 from mosaic_secure.protocol.messages import (
     EnrolReply,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from mosaic_secure.client.session import ClientHome, Session
-    from mosaic_secure.plan import RunPlan
+    from mosaic_secure.plan import EncryptedRound, RunPlan
     from privacy.randomness import NoiseSource
     from privacy.releases import ReleaseStore
 
@@ -68,7 +69,6 @@ def enrolled(home: ClientHome, request: EnrolRequest) -> EnrolReply:
 
 def prototypes(session: Session, request: PrototypeRequest) -> PrototypeReply:
     """One encrypted, signed contribution; in the first round the noised class counts beside it."""
-    from mosaic_secure.models.encoders import centre_codes
     from privacy.secagg.contribution import ContributionHeader, seal_contribution
     from privacy.secagg.packing import encrypt_integers
     from privacy.secagg.results import PublicKeyInfo, terms_digest
@@ -84,15 +84,8 @@ def prototypes(session: Session, request: PrototypeRequest) -> PrototypeReply:
     PublicKeyInfo(
         request.run_id, plan.ckks, terms, request.key_id, request.public_context, request.context_signature
     ).check(authority)
-    centre, metric, weights = _model(request.broadcast, plan.code_dim, plan.num_classes)
-    if wanted.release == "gradient":
-        wanted.mechanism.check_weights(weights)  # before anything is charged
-    codes, labels, digest = session.codes()
-    moved = codes if wanted.release == "centre" else centre_codes(codes, centre)
-    if metric is not None:  # the same in all gradient rounds
-        kept = _digest({"centre": centre, "metric": metric})
-        centred = moved.astype(np.float32)
-        moved = session.kept_array(f"scaled-{kept}", lambda: centred @ metric)
+    summed = _images if wanted.release in IMAGE_ROUNDS else _codes
+    codes, labels, digest, weights = summed(session, wanted, request.broadcast)
     header = ContributionHeader(
         client=home.party,
         run_id=request.run_id,
@@ -103,7 +96,7 @@ def prototypes(session: Session, request: PrototypeRequest) -> PrototypeReply:
     )
 
     def produce(source: NoiseSource) -> bytes:
-        values = wanted.mechanism.release(moved, labels, source, weights)
+        values = wanted.mechanism.release(codes, labels, source, weights)
         return seal_contribution(
             header, encrypt_integers(request.public_context, plan.ckks, values), home.key
         )
@@ -115,6 +108,36 @@ def prototypes(session: Session, request: PrototypeRequest) -> PrototypeReply:
         first = request.round_id == plan.rounds[0].round_id
         counts = {"counts": _counts(session, store, labels, digest)} if first else {}
     return PrototypeReply(code="ok", counts=counts, contribution=contribution)
+
+
+Summed = tuple[np.ndarray, np.ndarray, str, np.ndarray | None]
+"""What a mechanism sums: codes [N, dim], labels [N], the records' digest, and weights for gradients."""
+
+
+def _codes(session: Session, wanted: EncryptedRound, broadcast: Mapping[str, np.ndarray]) -> Summed:
+    """For a round of the prototypes. What the server sent is checked here, before anything is charged."""
+    from mosaic_secure.models.encoders import centre_codes
+
+    plan = session.plan
+    centre, metric, weights = _model(broadcast, plan.code_dim, plan.num_classes)
+    if wanted.release == "gradient":
+        wanted.mechanism.check_weights(weights)
+    codes, labels, digest = session.codes()
+    moved = codes if wanted.release == "centre" else centre_codes(codes, centre)
+    if metric is not None:  # the same in all gradient rounds
+        kept = _digest({"centre": centre, "metric": metric})
+        centred = moved.astype(np.float32)
+        moved = session.kept_array(f"scaled-{kept}", lambda: centred @ metric)
+    return moved, labels, digest, weights
+
+
+def _images(session: Session, wanted: EncryptedRound, broadcast: Mapping[str, np.ndarray]) -> Summed:
+    """For a round of the sampler. What the server sent is checked here, before anything is charged."""
+    from mosaic_secure.client.images import check_broadcast, image_codes
+
+    check_broadcast(wanted, broadcast, session.plan)
+    data, digest = session.data, session.data_digest
+    return image_codes(wanted, broadcast, data.images, data.labels, session.plan), data.labels, digest, None
 
 
 def trained(session: Session, request: LocalTrainingRequest) -> LocalTrainingReply:
@@ -288,7 +311,7 @@ def _check_moments(broadcast: Mapping[str, np.ndarray], plan: RunPlan) -> None:
     """Moments for the generator: [K, P] and [K, P, P], finite, or none at all."""
     if not broadcast:
         return
-    classes, pixels = plan.num_classes, plan.encoder().pixel_dim
+    classes, pixels = plan.num_classes, plan.pixel_encoder().pixel_dim
     wanted = {"pixel_means": (classes, pixels), "pixel_seconds": (classes, pixels, pixels)}
     if {name: np.shape(array) for name, array in broadcast.items()} != wanted:
         raise UserError(f"broadcast: its arrays must be {wanted}")

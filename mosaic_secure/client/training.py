@@ -144,9 +144,8 @@ def train_local_generator(
     discriminator = build_discriminator(config.architecture, shape, classes, seed)
     anchor = None
     if "pixel_means" in broadcast:
-        encoder = plan.encoder()
         anchor = MomentAnchor(
-            describe=encoder.pool,
+            describe=plan.pixel_encoder().pool,
             class_means=torch.from_numpy(broadcast["pixel_means"]).float(),
             class_seconds=torch.from_numpy(broadcast["pixel_seconds"]).float(),
         )

@@ -19,6 +19,7 @@ from mosaic_secure.config.stages import (
     GeneratorConfig,
     GlobalModelConfig,
     PrototypesConfig,
+    SamplerConfig,
 )
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "PrivacyConfig",
     "PrototypesConfig",
     "RunConfig",
+    "SamplerConfig",
     "SharesConfig",
     "config_folder",
     "config_hash",

@@ -200,6 +200,12 @@ def _check_parts(config: RunConfig) -> None:
             f"prototypes.dim = {prototypes.dim}: Fourier features come in pairs of sine and cosine; "
             "use an even number"
         )
+    sampler = config.sampler
+    if sampler.centre_share + sampler.means_share + sampler.moments_share >= 1:
+        raise UserError(
+            "sampler.centre_share + sampler.means_share + sampler.moments_share leave the moments of each "
+            "class nothing: keep it below 1"
+        )
     if config.gate.dim % config.gate.heads:
         raise UserError(f"gate.dim = {config.gate.dim}: must be a multiple of gate.heads")
     distill = config.distill
@@ -236,11 +242,15 @@ def _check_assembly(config: RunConfig) -> None:
             "experts: nothing is left to learn from; switch on classifier.enabled, or experts.enabled with "
             "experts.prototype_expert and prototypes.enabled"
         )
-    sampler = prototypes.enabled and distill.sampler and prototypes.pixel_weight > 0
-    if not sampler and not config.generator.enabled:
+    pixels = config.sampler.enabled or (prototypes.enabled and prototypes.pixel_weight > 0)
+    if not (distill.sampler and pixels) and not config.generator.enabled:
         raise UserError(
             "distill: there are no synthetic records; switch on generator.enabled, or distill.sampler with "
-            "prototypes.enabled and prototypes.pixel_weight above 0"
+            "sampler.enabled, or with prototypes.enabled and prototypes.pixel_weight above 0"
+        )
+    if distill.fresh_student and not distill.enabled:
+        raise UserError(
+            "distill.fresh_student needs distill.enabled = true: switch both on, or the student off"
         )
 
 
@@ -261,6 +271,7 @@ def enabled_parts(config: RunConfig) -> dict[str, bool]:
     """Which of the releases named in ``privacy.shares`` this run makes."""
     return {
         "prototypes": config.prototypes.enabled,
+        "sampler": config.sampler.enabled,
         "counts": config.method not in ("local", "central"),
         "classifier": config.classifier.enabled,
         "generator": config.generator.enabled,

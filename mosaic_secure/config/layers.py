@@ -25,13 +25,13 @@ ONE_ARCHITECTURE = ("fedavg", "fedprox", "central")
 
 _ALONE = {"trust": "local", "honest_clients": None}
 _OFF = {"enabled": False}
-_NO_MOSAIC = {"prototypes": _OFF, "generator": _OFF, "experts": _OFF, "gate": _OFF}
+_NO_MOSAIC = {"prototypes": _OFF, "sampler": _OFF, "generator": _OFF, "experts": _OFF, "gate": _OFF}
 
 
 def _shares(**shares: float) -> dict[str, float]:
     return {
         name: shares.get(name, 0.0)
-        for name in ("prototypes", "counts", "classifier", "generator", "fine_tune")
+        for name in ("prototypes", "sampler", "counts", "classifier", "generator", "fine_tune")
     }
 
 

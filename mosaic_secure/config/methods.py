@@ -10,7 +10,7 @@ from mosaic_secure.errors import UserError
 if TYPE_CHECKING:
     from mosaic_secure.config.run import RunConfig
 
-_SWITCHES = ("prototypes", "classifier", "generator", "experts", "gate", "distill")
+_SWITCHES = ("prototypes", "sampler", "classifier", "generator", "experts", "gate", "distill")
 _ON = {"local": ("classifier",), "dense": ("classifier", "distill")}
 
 

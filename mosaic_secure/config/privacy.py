@@ -13,6 +13,7 @@ class SharesConfig(Section):
     """Shares of mu^2 for each release; they sum to 1, and a part that is switched off holds 0."""
 
     prototypes: Fraction = 0.60
+    sampler: Fraction = 0.0
     counts: Fraction = 0.04
     classifier: Fraction = 0.18
     generator: Fraction = 0.18

@@ -24,6 +24,7 @@ from mosaic_secure.config.stages import (
     GeneratorConfig,
     GlobalModelConfig,
     PrototypesConfig,
+    SamplerConfig,
 )
 from mosaic_secure.errors import UserError
 
@@ -48,6 +49,7 @@ class RunConfig(Section):
     partition: PartitionConfig = PartitionConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     prototypes: PrototypesConfig = PrototypesConfig()
+    sampler: SamplerConfig = SamplerConfig()
     classifier: ClassifierConfig = ClassifierConfig()
     generator: GeneratorConfig = GeneratorConfig()
     experts: ExpertsConfig = ExpertsConfig()

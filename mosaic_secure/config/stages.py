@@ -61,6 +61,39 @@ class PrototypesConfig(Section):
     balance: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
+class SamplerConfig(Section):
+    """Encrypted sums of pooled pixels, and the class Gaussians from which synthetic images are drawn.
+
+    Images are pooled to ``image_size`` x ``image_size``. Four rounds share the sampler's part of mu^2:
+    ``centre_share`` finds the mean image, ``means_share`` the class means, ``moments_share`` the second
+    moments about these in all classes together, and second moments of each class, along the at most ``rank``
+    strongest directions of the former, take the rest. ``centre_clip``, ``means_clip`` and ``moments_clip``:
+    root-mean-square value a pixel to which an image, less the centre or its class mean, is clipped.
+    ``count_weight``: of the class counts beside the class sums.
+
+    ``variety``: how far a class's covariance is thought to be from the shared one, as a relative variance.
+    ``unclip`` multiplies covariances, of which the clip took a part; ``widen`` multiplies the deviations of
+    drawn images. ``sharpen`` and ``grain``: most that is drawn for each image of contrast to its own blur and
+    of noise, relative to each pixel.
+    """
+
+    enabled: bool = False
+    image_size: Annotated[int, Field(ge=2, le=64)] = 14
+    rank: Annotated[int, Field(ge=1, le=512)] = 80
+    centre_share: Rate = 0.02
+    means_share: Rate = 0.13
+    moments_share: Rate = 0.45
+    centre_clip: Positive = 0.5
+    means_clip: Positive = 0.3
+    moments_clip: Positive = 0.186
+    count_weight: Positive = 0.3
+    variety: Positive = 0.15
+    unclip: Positive = 1.2
+    widen: Positive = 1.2
+    sharpen: Weight = 1.5
+    grain: Weight = 0.3
+
+
 class ClassifierConfig(Section):
     """DP-SGD of each client's classifier. ``sample_rate`` and ``steps`` are constants of the plan.
 
@@ -154,7 +187,8 @@ class DistillConfig(Section):
     architecture starts from that expert.
 
     ``kl``, ``ce`` and ``js`` weigh the terms of the loss. ``confidence``: records on which the teacher is
-    less sure are left out. ``synthetic_pool``: synthetic records drawn in all.
+    less sure are left out. ``synthetic_pool``: synthetic records drawn in all. ``fresh_student``: a plain
+    network learns from these records and the teacher's labels alone, and the metrics tell how well.
     """
 
     enabled: bool = True
@@ -172,6 +206,7 @@ class DistillConfig(Section):
     sampler: bool = True
     generator_part: Fraction = 0.25
     warm_start: bool = True
+    fresh_student: bool = False
 
 
 class FineTuneConfig(Section):

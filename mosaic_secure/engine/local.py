@@ -40,6 +40,7 @@ class RunResult:
             has no global model, the mean over its clients' classifiers.
         balanced_accuracy, auc: of the same, see `server/scoring.py`; the fields of the teacher likewise.
         epsilon: the largest over clients of what the accountant composes from what was done.
+        fresh_student_accuracy: of a plain network that learnt from the run's synthetic records alone, if any.
         seconds: of this call. ablation: rows of `--ablate`, or empty.
     """
 
@@ -56,6 +57,7 @@ class RunResult:
     teacher_accuracy: float | None = None
     teacher_balanced_accuracy: float | None = None
     teacher_auc: float | None = None
+    fresh_student_accuracy: float | None = None
     trust: str = "local"
     method: str = "mosaic"
     ablation: tuple[dict[str, Any], ...] = field(default=())
@@ -66,6 +68,8 @@ class RunResult:
         record["ablation"] = list(self.ablation)
         if not self.ablation:
             del record["ablation"]
+        if self.fresh_student_accuracy is None:
+            del record["fresh_student_accuracy"]
         return record
 
 

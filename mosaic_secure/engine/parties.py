@@ -15,6 +15,7 @@ from mosaic_secure.client.authority import AuthorityHome
 from mosaic_secure.client.session import IDENTITY, POLICY, ClientHome, enrol, ledger_population
 from mosaic_secure.data import ClientDataError, load_client
 from mosaic_secure.errors import UserError
+from mosaic_secure.plan import ENCRYPTED
 from mosaic_secure.protocol.failures import note_failure
 from privacy.canonical import canonical_json
 from privacy.identity import SigningKey
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Federation", "provision"]
 
 AUTHORITY = "authority"
-_RELEASES = ("counts", "centre", "moments", "gradient", "classifier", "generator", "fine_tune")
+_RELEASES = ("counts", *ENCRYPTED, "classifier", "generator", "fine_tune")
 _DEALING = "federation.json"
 FEWEST_CONTRIBUTORS = 2
 

@@ -47,13 +47,20 @@ def _generator_builders() -> Mapping[str, tuple[Callable[..., nn.Module], Callab
     return {"dcgan": (generators.build_dcgan_generator, generators.build_dcgan_discriminator)}
 
 
+def _sampler_builders() -> Mapping[str, Callable[..., nn.Module]]:
+    """Generators that are filled in from released moments and never trained, so without a discriminator."""
+    from mosaic_secure.models.class_gaussians import build_class_gaussians
+
+    return {"class_gaussians": build_class_gaussians}
+
+
 def classifier_names() -> tuple[str, ...]:
     """Return the names that :func:`build_classifier` knows."""
     return tuple(_classifier_builders())
 
 
 def generator_names() -> tuple[str, ...]:
-    """Return the names that :func:`build_generator` and :func:`build_discriminator` know."""
+    """Return the names of generators that are trained: :func:`build_generator` also knows samplers."""
     return tuple(_generator_builders())
 
 
@@ -86,7 +93,8 @@ def build_generator(
         UserError: unknown name or option, or an impossible shape.
     """
     _check_classes(num_classes)
-    builder = _pick(name, _generator_builders(), "generator")[0]
+    trained = {known: pair[0] for known, pair in _generator_builders().items()}
+    builder = _pick(name, trained | _sampler_builders(), "generator")
     return _build(builder, name, image_shape, num_classes, seed, options)
 
 

@@ -26,7 +26,7 @@ _MEANING: Mapping[str, str] = {
     "control": "identifiers, plans and fixed codes, decided without looking at records",
     "public": "public keys, and what the server broadcasts (post-processing of releases)",
     "dp_release": "DP-trained weights and noised class counts of one client",
-    "ciphertext": "signed, encrypted prototypes of one client",
+    "ciphertext": "signed, encrypted sums over the records of one client",
     "sum": "decrypted sums over at least the agreed number of clients",
     "signature": "signatures, digests and heads of ledgers",
 }
@@ -36,7 +36,7 @@ _HOLDS: dict[str, str] = {
     "authority": "the secret decryption key",
 }
 _NEVER: dict[str, str] = {
-    "server": "any record, exact counts, any single client's prototypes, the secret key",
+    "server": "any record, exact counts, any single client's sums, the secret key",
     "client": "other clients' contributions",
     "authority": "weights, records; decrypts no single contribution (by protocol)",
 }

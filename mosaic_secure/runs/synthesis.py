@@ -1,6 +1,6 @@
-"""Synthetic images from the generators of a run: a PNG to look at and an .npz to work with.
+"""Synthetic images from the sampler or the generators of a run: a PNG to look at and an .npz to work with.
 
-The generators were released under the run's guarantee, so drawing from them costs no privacy.
+Both follow from what was released under the run's guarantee, so drawing from them costs no privacy.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from mosaic_secure.errors import UserError
-from mosaic_secure.runs.artefacts import Member, fill, read_collection
+from mosaic_secure.runs.artefacts import INDEX, Member, fill, read_collection, read_global_model
 from mosaic_secure.runs.directory import RunDirectory
 
 GENERATORS = "generators"
+SAMPLER = "sampler"
 GRID_COLUMNS = 10
 MAX_COUNT = 1_000_000
 _BATCH = 256
@@ -30,7 +31,8 @@ class SyntheticImages:
 
     Attributes:
         images: uint8 [N, C, H, W].
-        labels: int64 [N], the class each was drawn for.
+        labels: int64 [N], the class each was drawn for by a generator; of the sampler's, which draws widely,
+            the class that the run's global model sees in it.
         sources: int64 [N], index of its generator in `generators`.
         generators: names of the generators.
         class_names: one name a class.
@@ -44,7 +46,8 @@ class SyntheticImages:
 
 
 def draw(run: str | Path, count: int, seed: int = 0) -> SyntheticImages:
-    """Draw synthetic images, classes in turn, generators by their weight for the class.
+    """Draw synthetic images, classes in turn: from the run's sampler of class moments where it has one, or
+    from its generators, by their weight for the class.
 
     Args:
         run: the run directory.
@@ -52,22 +55,26 @@ def draw(run: str | Path, count: int, seed: int = 0) -> SyntheticImages:
         seed: of labels, generators and latents; the same run, count and seed give the same images.
 
     Raises:
-        UserError: a bad count or run, or a run without generators.
+        UserError: a bad count or run, or a run without sampler and generators.
     """
     if not 1 <= count <= MAX_COUNT:
         raise UserError(f"count {count}: expected 1 to {MAX_COUNT}")
     if not 0 <= seed < 2**63:
         raise UserError(f"seed {seed}: expected 0 to 2^63 - 1")
-    members = read_collection(RunDirectory.open(run), GENERATORS)
+    opened = RunDirectory.open(run)
+    kind = SAMPLER if opened.has(f"{SAMPLER}/{INDEX}") else GENERATORS
+    members = read_collection(opened, kind)
     if not members:
         raise UserError(f"run {run} has no generators: they were switched off in its configuration")
     spec = members[0].spec
     labels = np.arange(count, dtype=np.int64) % spec.num_classes
-    sources = _choose(members, labels, np.random.default_rng(seed), run)
+    sources = _choose(members, labels, np.random.default_rng(seed), f"{run}/{kind}")
     images = np.empty((count, *spec.image_shape), np.uint8)
     for index, member in enumerate(members):
         mine = np.flatnonzero(sources == index)
-        images[mine] = _generate(member, labels[mine], seed * len(members) + index, str(run))
+        images[mine] = _generate(member, labels[mine], seed * len(members) + index, f"{run}/{kind}")
+    if kind == SAMPLER:
+        labels = _recognised(opened, images)
     names = spec.class_names or tuple(str(label) for label in range(spec.num_classes))
     return SyntheticImages(images, labels, sources, tuple(member.name for member in members), names)
 
@@ -139,7 +146,7 @@ def png_grid(synthetic: SyntheticImages) -> bytes:
 
 
 def _choose(
-    members: Sequence[Member], labels: np.ndarray, rng: np.random.Generator, run: str | Path
+    members: Sequence[Member], labels: np.ndarray, rng: np.random.Generator, where: str
 ) -> np.ndarray:
     """Index of a generator for each label, drawn in proportion to weight times class weight."""
     classes = members[0].spec.num_classes
@@ -147,21 +154,35 @@ def _choose(
         [np.broadcast_to(m.class_weights if m.class_weights else 1.0, classes) * m.weight for m in members]
     )
     if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
-        raise UserError(f"{run}/{GENERATORS}/index.json is damaged: expected weights of 0 or more, not all 0")
+        raise UserError(f"{where}/index.json is damaged: expected weights of 0 or more, not all 0")
     nobody = weights.sum(axis=0) == 0  # no generator claims the class: all of them may try
     weights[:, nobody] = 1.0
     edges = np.cumsum(weights / weights.sum(axis=0), axis=0)[:, labels]
     return (rng.random(len(labels)) > edges).sum(axis=0).clip(max=len(members) - 1)
 
 
-def _generate(member: Member, labels: np.ndarray, seed: int, run: str) -> np.ndarray:
+def _recognised(run: RunDirectory, images: np.ndarray) -> np.ndarray:
+    """The global model's classes, int64 [N], of images uint8 [N, C, H, W]."""
+    import torch
+
+    from mosaic_secure.models.classifiers import predict_logits
+
+    model, _ = read_global_model(run)
+    parts = [
+        predict_logits(model, part.float() / 255.0).argmax(-1)
+        for part in torch.from_numpy(images).split(8 * _BATCH)
+    ]
+    return torch.cat(parts).numpy().astype(np.int64)
+
+
+def _generate(member: Member, labels: np.ndarray, seed: int, where: str) -> np.ndarray:
     import torch
 
     from mosaic_secure.models.registry import build_generator
 
     spec = member.spec
     module = build_generator(spec.architecture, spec.image_shape, spec.num_classes, spec.seed, **spec.options)
-    fill(module, member.tensors, f"{run}/{GENERATORS}/{member.name}.safetensors")
+    fill(module, member.tensors, f"{where}/{member.name}.safetensors")
     random = torch.Generator().manual_seed(seed % 2**63)
     parts = [np.empty((0, *spec.image_shape), np.uint8)]
     with torch.inference_mode():

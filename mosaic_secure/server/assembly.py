@@ -17,15 +17,19 @@ from torch import Tensor, nn
 from mosaic_secure.models.classifiers import predict_logits
 from mosaic_secure.models.global_model import build_global_model, build_prototype_model
 from mosaic_secure.models.registry import build_generator
+from mosaic_secure.server.class_sampler import ClassSampler, sampler_of
 from mosaic_secure.server.distillation import distil
 from mosaic_secure.server.experts import ExpertGroup, Mixture, class_experts
+from mosaic_secure.server.fresh_student import SCORE, fresh_student
 from mosaic_secure.server.gating import pool, starting_scores, train_gate
 from mosaic_secure.server.scoring import Further, further_scores
-from mosaic_secure.server.synthetic import MomentSampler, draw_from_generators, mix_records
+from mosaic_secure.server.synthetic import draw_from_generators, mix_records
 
 if TYPE_CHECKING:
     from mosaic_secure.plan import RunPlan
+    from mosaic_secure.server.image_moments import ImageState
     from mosaic_secure.server.prototypes import PrototypeState
+    from mosaic_secure.server.synthetic import MomentSampler
 
 __all__ = ["Assembly", "Parts", "Releases", "assemble", "worth"]
 
@@ -36,12 +40,14 @@ class Releases:
 
     Attributes:
         state: of the prototype expert, or None without prototypes.
+        images: moments of images by class, or None without the sampler.
         counts: client id -> noised class counts [K].
         classifiers: client id -> (architecture, weights).
         generators: client id -> state dictionary.
     """
 
     state: PrototypeState | None
+    images: ImageState | None
     counts: Mapping[str, np.ndarray]
     classifiers: Mapping[str, tuple[str, Mapping[str, np.ndarray]]]
     generators: Mapping[str, Mapping[str, np.ndarray]]
@@ -62,12 +68,14 @@ class Parts:
     sampler: bool = True
     generators: bool = True
     distillation: bool = True
+    fresh_student: bool = False
 
     @classmethod
     def of(cls, plan: RunPlan) -> Parts:
         """The parts that a configuration switches on."""
         config = plan.config
         prototypes = config.prototypes.enabled
+        pixels = config.sampler.enabled or (prototypes and config.prototypes.pixel_weight > 0)
         return cls(
             prototype_expert=config.experts.enabled and config.experts.prototype_expert and prototypes,
             class_experts=config.experts.enabled
@@ -75,9 +83,10 @@ class Parts:
             and config.classifier.enabled,
             gate=config.gate.enabled,
             gate_learning=config.gate.enabled,
-            sampler=prototypes and config.distill.sampler and config.prototypes.pixel_weight > 0,
+            sampler=config.distill.sampler and pixels,
             generators=config.generator.enabled,
             distillation=config.distill.enabled,
+            fresh_student=config.distill.fresh_student,
         )
 
 
@@ -88,10 +97,13 @@ class Assembly:
     Attributes:
         model: the global model.
         mixture: all experts. generators: by client.
-        scores: accuracy by name ("global", "teacher", "experts/...") on the public test part, if any.
+        scores: accuracy by name ("global", "teacher", "fresh cnn", "experts/...") on the public test part, if
+            any.
         facts: sizes and settings worth a line in the metrics.
-        synthetic: the labelled synthetic records: images [N, C, S, S] in [0, 1] and labels [N].
-        further: other scores of "global" and "teacher" there; see `server/scoring.py`.
+        synthetic: the synthetic records: images [N, C, S, S] in [0, 1] and labels [N]: the teacher's where a
+            fresh student learnt from them, or those that they were drawn for.
+        further: other scores of "global", "teacher" and "fresh cnn" there; see `server/scoring.py`.
+        sampler: of moments by class, or None.
     """
 
     model: nn.Module
@@ -101,6 +113,7 @@ class Assembly:
     facts: Mapping[str, Any]
     synthetic: tuple[Tensor, Tensor]
     further: Further = field(default_factory=dict)
+    sampler: nn.Module | None = None
 
 
 def assemble(
@@ -123,7 +136,8 @@ def assemble(
     mixture = _mixture(plan, releases, parts, prototype)
     generators = _generators(plan, releases)
     note("synthetic records")
-    images, labels, own = _pool(plan, releases, parts, generators, device)
+    sampler = sampler_of(plan, releases.state, releases.images) if parts.sampler else None
+    images, labels, own = _pool(plan, releases, parts, generators, sampler, device)
     answers = mixture.log_probabilities(images, device)
     prior = starting_scores(mixture.names, "prototype", config.gate.prototype_trust)
     gate, trust = None, prior if parts.gate else None
@@ -134,6 +148,11 @@ def assemble(
         if len(rows):
             gate = train_gate(answers[rows], labels[rows], prior, config.gate, seed, device)
     model = _student(plan, releases.state, parts, prototype)
+    fresh = None
+    if parts.fresh_student:
+        note("fresh student")
+        labels = teach(gate, answers, trust).argmax(-1)
+        fresh = fresh_student(images, labels, plan.num_classes, seed, device)
     kept = 0
     if parts.distillation:
         note("distillation")
@@ -142,8 +161,9 @@ def assemble(
         answers = torch.cat([answers, mixture.log_probabilities(mixed, device)])
         kept = distil(model, inputs, teach(gate, answers, trust), config.distill, seed, device)
     facts = {"experts": len(mixture.names), "synthetic_records": len(images), "distilled_on": kept}
-    scores, further = _scores(mixture, lambda found: teach(gate, found, trust), model, test, device)
-    return Assembly(model.eval(), mixture, generators, scores, facts, (images, labels), further)
+    scores, further = _scores(mixture, lambda found: teach(gate, found, trust), model, fresh, test, device)
+    kept_sampler = sampler.model if isinstance(sampler, ClassSampler) else None
+    return Assembly(model.eval(), mixture, generators, scores, facts, (images, labels), further, kept_sampler)
 
 
 def worth(
@@ -155,10 +175,13 @@ def worth(
 ) -> list[dict[str, Any]]:
     """The global model without each part in turn, from the same releases: no privacy is spent.
 
+    Where a part decides which synthetic records there are, a fresh student tells what those are worth.
+
     Returns:
-        Rows of part, teacher and global accuracy, and the global model's change; None without a public test.
+        Rows of part, accuracy of teacher, global model and fresh student, and the global model's change; None
+        without a public test.
     """
-    full = Parts.of(plan)
+    full = replace(Parts.of(plan), fresh_student=False)
     rows: list[dict[str, Any]] = []
     variants = {"(everything on)": full}
     for part in fields(Parts):
@@ -169,7 +192,8 @@ def worth(
         if not (parts.prototype_expert or parts.class_experts) or not (parts.sampler or parts.generators):
             continue
         note(f"without {name}")
-        scores = assemble(plan, releases, parts, device, test).scores
+        fresh = parts == full or not (parts.sampler and parts.generators)
+        scores = assemble(plan, releases, replace(parts, fresh_student=fresh), device, test).scores
         base = scores.get("global") if base is None else base
         gain = None if base is None else round(base - scores["global"], 4)
         rows.append(
@@ -177,6 +201,7 @@ def worth(
                 "without": name,
                 "teacher": scores.get("teacher"),
                 "global_model": scores.get("global"),
+                "fresh_cnn": scores.get(SCORE),
                 "worth": gain if parts != full else None,
             }
         )
@@ -234,21 +259,28 @@ def _generators(plan: RunPlan, releases: Releases) -> dict[str, nn.Module]:
 
 
 def _pool(
-    plan: RunPlan, releases: Releases, parts: Parts, generators: Mapping[str, nn.Module], device: str
+    plan: RunPlan,
+    releases: Releases,
+    parts: Parts,
+    generators: Mapping[str, nn.Module],
+    sampler: ClassSampler | MomentSampler | None,
+    device: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Images, labels, and which records have labels that need no second opinion (the sampler's)."""
+    """Images, labels, and which records have labels that need no second opinion.
+
+    Those are class means, and what is drawn closely about them; the class sampler draws widely.
+    """
     config, seed = plan.config.distill, plan.config.seed
     use_generators = parts.generators and bool(generators)
-    use_sampler = parts.sampler and releases.state is not None
     size = config.synthetic_pool
-    drawn = size if not use_sampler else round(size * config.generator_part) if use_generators else 0
+    drawn = size if sampler is None else round(size * config.generator_part) if use_generators else 0
     images, labels, own = [], [], []
-    if use_sampler:
-        sampler = MomentSampler(plan.encoder(), releases.state)
+    if sampler is not None:
         asked = torch.arange(size - drawn) % plan.num_classes
         images += [sampler.prototypes(), sampler.draw(asked, seed)]
         labels += [torch.arange(plan.num_classes), asked]
-        own.append(torch.ones(plan.num_classes + len(asked), dtype=torch.bool))
+        close = not isinstance(sampler, ClassSampler)
+        own += [torch.ones(plan.num_classes, dtype=torch.bool), torch.full(asked.shape, close)]
     if use_generators:
         counts = np.stack([releases.counts[client] for client in generators])
         pictures, classes = draw_from_generators(list(generators.values()), counts, drawn, seed, device)
@@ -275,6 +307,7 @@ def _scores(
     mixture: Mixture,
     teacher: Callable[[Tensor], Tensor],
     model: nn.Module,
+    fresh: nn.Module | None,
     test: tuple[np.ndarray, np.ndarray] | None,
     device: str,
 ) -> tuple[dict[str, float], Further]:
@@ -288,5 +321,7 @@ def _scores(
     answers = mixture.log_probabilities(images, device)
     scores = {f"experts/{name}": accuracy(answers[:, i]) for i, name in enumerate(mixture.names)}
     outputs = {"teacher": teacher(answers), "global": predict_logits(model, images)}
+    if fresh is not None:
+        outputs[SCORE] = predict_logits(fresh, images)
     scores |= {name: accuracy(found) for name, found in outputs.items()}
     return scores, further_scores(outputs, test[1])

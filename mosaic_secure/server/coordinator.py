@@ -11,8 +11,8 @@ from mosaic_secure.progress import ProgressCallback
 from mosaic_secure.server import enrolment, fine_tuning
 from mosaic_secure.server.assembly import Releases
 from mosaic_secure.server.courier import Courier
+from mosaic_secure.server.encrypted_stage import EncryptedStage
 from mosaic_secure.server.local_stage import LocalStage
-from mosaic_secure.server.prototype_stage import PrototypeStage
 from mosaic_secure.server.roll import Roll
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ __all__ = ["Coordinator"]
 
 
 class Coordinator:
-    """Leads a run through enrolment, prototypes and local training, and ends it at the clients.
+    """Leads a run through enrolment, encrypted rounds and local training, and ends it at the clients.
 
     Args:
         courier: reaches all parties.
@@ -48,13 +48,13 @@ class Coordinator:
         """Everything that the clients release, in the order of the plan."""
         plan, place = self._plan, (self._run, self._plan, self._roll, self._progress)
         self._roll.clients = enrolment.enrol(*place)
-        state, counts = PrototypeStage(*place).collect() if plan.rounds else (None, {})
+        state, images, counts = EncryptedStage(*place).collect()
         classifiers, generators, late = (
-            LocalStage(*place).collect(state) if plan.config.classifier.enabled else ({}, {}, {})
+            LocalStage(*place).collect(state, images) if plan.config.classifier.enabled else ({}, {}, {})
         )
         zeros = np.zeros(plan.num_classes)
         every = {client: counts.get(client, late.get(client, zeros)) for client in self._roll.clients}
-        return Releases(state, every, classifiers, generators)
+        return Releases(state, images, every, classifiers, generators)
 
     @property
     def left_out(self) -> list[tuple[str, str, str]]:

@@ -12,12 +12,13 @@ from mosaic_secure.client.training import initial_classifier, weights_of
 from mosaic_secure.models.registry import build_generator
 from mosaic_secure.progress import Progress, ProgressCallback
 from mosaic_secure.protocol.messages import LocalTrainingReply, LocalTrainingRequest
+from mosaic_secure.server.class_sampler import sampler_of
 from mosaic_secure.server.counts import usable_counts
-from mosaic_secure.server.synthetic import MomentSampler
 
 if TYPE_CHECKING:
     from mosaic_secure.plan import RunPlan
     from mosaic_secure.runs.directory import RunDirectory
+    from mosaic_secure.server.image_moments import ImageState
     from mosaic_secure.server.prototypes import PrototypeState
     from mosaic_secure.server.roll import Roll
 
@@ -33,12 +34,13 @@ class LocalStage:
         self._run, self._plan, self._roll, self._progress = run, plan, roll, progress
 
     def collect(
-        self, state: PrototypeState | None
+        self, state: PrototypeState | None, images: ImageState | None
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, np.ndarray]]:
         """Classifiers (averaged in their group between rounds), generators, and counts that come this late.
 
         Args:
-            state: of the prototypes, whose pixel moments the clients are told; None without prototypes.
+            state, images: of the prototypes and of the sampler, whose moments of pixels the clients are told;
+                None without.
 
         Returns:
             client id -> (architecture, weights), -> weights, -> noised class counts, float64 [K].
@@ -47,7 +49,7 @@ class LocalStage:
             UserError, BudgetError, LedgerError: too few clients are left.
         """
         plan, config, roll = self._plan, self._plan.config, self._roll
-        broadcast = self._broadcast(state)
+        broadcast = self._broadcast(state, images)
         kinds = {client: config.architecture_of(int(client.rsplit("-", 1)[1])) for client in roll.clients}
         starts: dict[str, dict[str, np.ndarray]] = {}
         rounds = config.classifier.rounds
@@ -81,11 +83,14 @@ class LocalStage:
         named = {client: (kinds[client], weights) for client, weights in classifiers.items()}
         return named, generators, usable_counts(late, plan.num_classes)
 
-    def _broadcast(self, state: PrototypeState | None) -> dict[str, np.ndarray]:
+    def _broadcast(self, state: PrototypeState | None, images: ImageState | None) -> dict[str, np.ndarray]:
         """What generators are trained towards: moments of pooled pixels, where they were released."""
-        if state is None or self._plan.config.prototypes.pixel_weight <= 0:
+        if not self._plan.config.generator.enabled:
             return {}
-        means, seconds = MomentSampler(self._plan.encoder(), state).pooled_moments()
+        sampler = sampler_of(self._plan, state, images)
+        if sampler is None:
+            return {}
+        means, seconds = sampler.pooled_moments()
         return {"pixel_means": means, "pixel_seconds": seconds}
 
     def _checked(

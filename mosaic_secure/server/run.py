@@ -25,12 +25,14 @@ from mosaic_secure.runs.artefacts import (
     write_global_model,
 )
 from mosaic_secure.runs.encoding import json_line
-from mosaic_secure.runs.synthesis import SyntheticImages, npz_bytes, png_grid
+from mosaic_secure.runs.synthesis import SAMPLER, SyntheticImages, npz_bytes, png_grid
 from mosaic_secure.seeds import torch_generator
 from mosaic_secure.server.alone import LOCAL_MEAN, local_classifiers
 from mosaic_secure.server.assembly import Assembly, Parts, Releases, assemble, worth
+from mosaic_secure.server.class_sampler import ARCHITECTURE, sampler_options
 from mosaic_secure.server.coordinator import Coordinator
 from mosaic_secure.server.courier import Courier
+from mosaic_secure.server.fresh_student import SCORE
 from mosaic_secure.server.scoring import AUC, BALANCED, Further, further_scores
 from privacy.accounting import compose_epsilon, event_from_dict
 
@@ -57,8 +59,9 @@ def lead(
     """Everything between the first message and the sealed directory.
 
     Returns:
-        accuracy, balanced_accuracy, auc (of a local run means over clients), the same of the teacher, epsilon
-        (of what was done), ablation. Scores are None without a public test part.
+        accuracy, balanced_accuracy, auc (of a local run means over clients), the same of the teacher,
+        fresh_student_accuracy, epsilon (of what was done), ablation. Scores are None without a public test
+        part.
     """
     from mosaic_secure.data import load_public_test
 
@@ -101,6 +104,7 @@ def lead(
         "teacher_accuracy": scores.get("teacher"),
         "teacher_balanced_accuracy": balanced.get("teacher"),
         "teacher_auc": area.get("teacher"),
+        "fresh_student_accuracy": scores.get(SCORE),
         "epsilon": max(done.values(), default=plan.budget.epsilon),
         "ablation": tuple(rows),
     }
@@ -129,6 +133,7 @@ def _build(
         made = assemble(plan, releases, Parts.of(plan), device, test, note)
     _write_experts(run, plan, made)
     _write_generators(run, plan, made, releases)
+    _write_sampler(run, plan, made)
     _write_synthetic(run, plan, made)
     state = _state_of(made.model)
     kept = {"scores": dict(made.scores), "further": made.further, "facts": dict(made.facts)}
@@ -223,6 +228,15 @@ def _write_generators(run: RunDirectory, plan: RunPlan, made: Assembly, releases
         state = _state_of(generator)
         members.append(Member(name, spec, state, float(sizes.sum()), tuple(map(float, sizes))))
     write_collection(run, "generators", members)
+
+
+def _write_sampler(run: RunDirectory, plan: RunPlan, made: Assembly) -> None:
+    """The class Gaussians, from which `synth` draws."""
+    if made.sampler is None:
+        return
+    shape, classes, names = plan.image_shape, plan.num_classes, plan.info.class_names
+    spec = ModelSpec(ARCHITECTURE, shape, classes, 0, sampler_options(plan), names)
+    write_collection(run, SAMPLER, [Member("sampler", spec, _state_of(made.sampler))])
 
 
 def _write_synthetic(run: RunDirectory, plan: RunPlan, made: Assembly) -> None:

@@ -82,7 +82,8 @@ def main() -> None:
 
     def plan_once(config: RunConfig, _root: str | None = None) -> RunPlan:
         # Planning takes longer than all the rest of such a run, and nothing can be lost in it.
-        budget = json.dumps(config.to_dict()["privacy"]["epsilon"])
+        values = config.to_dict()
+        budget = json.dumps([values["privacy"], values["sampler"]])
         if budget not in known:
             known[budget] = build_plan(config)
         return RunPlan.derive(config, known[budget].budget)

@@ -16,16 +16,17 @@ from typing import Any
 
 import pytest
 
-from mosaic_secure.config import RunConfig
+from mosaic_secure.config import RunConfig, load_config
 from mosaic_secure.runs.verify import verify as verify_run
 from privacy.ledger import verify as verify_ledger
 
 from . import kill_runs
-from .tiny import CLIENTS, tiny_config
+from .tiny import CLIENTS, SAMPLED, TINY, tiny_config
 
 ROOT = Path(__file__).parents[2]
 SEED = 11
 RELEASES = {"counts-0", "centre-0", "moments-0", "classifier-0", "generator-0"}
+OF_IMAGES = {"image_centre-0", "image_means-0", "image_moments-0", "image_class_moments-0"}
 
 
 class Runner:
@@ -156,7 +157,7 @@ def results(place: Path) -> dict[str, bytes]:
     """Every file of a run that depends on the releases alone."""
     names = ["global_model.safetensors", "model.json", "metrics.jsonl", "membership.npz"]
     run = place / "run"
-    folders = sorted(path for name in ("experts", "generators") for path in (run / name).iterdir())
+    folders = sorted(path for name in ("experts", "generators", "sampler") for path in run.glob(f"{name}/*"))
     return {str(path.relative_to(run)): path.read_bytes() for path in [*(run / n for n in names), *folders]}
 
 
@@ -178,6 +179,19 @@ def test_a_run_killed_after_a_stage_ends_like_one_that_was_not(repeatable: Trial
     assert repeatable.attempt(tmp_path, file=f"run/checkpoints/{stage}.stage") == "killed"
     assert repeatable.attempt(tmp_path) == "done"
     assert results(tmp_path) == results(repeatable.reference)
+
+
+def test_a_run_killed_between_rounds_of_images_ends_like_one_that_was_not(repeatable: Trial, tmp_path: Path):
+    config = load_config("digits", {**TINY, **SAMPLED, "privacy.insecure_reproducible_noise": True})
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert repeatable.runner.attempt(config, whole) == "done"
+    for stage in ("image_centre-0", "image_means-0", "image_moments-0", "image_class_moments-0"):
+        when = {"file": f"run/checkpoints/{stage}.stage"}
+        assert repeatable.runner.attempt(config, broken, **when) == "killed"
+    assert repeatable.runner.attempt(config, broken) == "done"
+    for home in homes(broken):
+        assert dict(charged(home)) == dict.fromkeys(RELEASES | OF_IMAGES, 1)
+    assert results(broken) == results(whole)
 
 
 def test_resuming_copies_of_one_state_gives_one_result(strong: Trial, tmp_path: Path):

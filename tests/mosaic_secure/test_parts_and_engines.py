@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from .tiny import FINE_TUNED, command, tiny_train
+from .tiny import FINE_TUNED, SAMPLED, command, tiny_train
 
 REPEATABLE = {"privacy.insecure_reproducible_noise": True}
 NO_GENERATOR = {
@@ -42,6 +42,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no gate": {"gate.enabled": False},
     "no class experts": {"experts.class_experts": False},
     "gradient rounds": {"prototypes.rounds": 2, "prototypes.gradient_share": 0.4},
+    "class sampler": SAMPLED,
 }
 MORE_VARIANTS: dict[str, dict[str, Any]] = {
     "two fine-tuning rounds, distributed": {
@@ -54,6 +55,17 @@ MORE_VARIANTS: dict[str, dict[str, Any]] = {
     "no distillation": {"distill.enabled": False},
     "no sampler": {"distill.sampler": False},
     "no second moments": {"prototypes.second_moments": False},
+    "class sampler, no pixels in the codes, distributed": {
+        **SAMPLED,
+        "prototypes.pixel_weight": 0,
+        "privacy.trust": "distributed",
+    },
+    "class sampler, no prototypes": {
+        **NO_PROTOTYPES,
+        **SAMPLED,
+        "privacy.shares.prototypes": 0,
+        "privacy.shares.classifier": 0.2,
+    },
     "no centre": {"prototypes.centre_share": 0},
     "distributed trust": {"privacy.trust": "distributed"},
     "one honest client": {

@@ -44,6 +44,14 @@ FINE_TUNED: Mapping[str, Any] = {
     "privacy.shares.fine_tune": 0.1,
 }
 
+SAMPLED: Mapping[str, Any] = {
+    "sampler.enabled": True,
+    "sampler.image_size": 4,
+    "sampler.rank": 6,
+    "privacy.shares.prototypes": 0.3,
+    "privacy.shares.sampler": 0.3,
+}
+
 
 def tiny_config(**changes: Any) -> RunConfig:
     """The tiny run with dotted fields changed (``privacy__epsilon=2``)."""

@@ -261,7 +261,10 @@ def test_a_group_is_bounded_from_both_sides():
     # all records in every step
     history, delta = [S(2.0, 0.1, 40)], 1e-5
     pair = pld.from_gaussian_mechanism(
-        2.0, sensitivity=1, sampling_prob=1 - 0.9**2, value_discretization_interval=1e-3,
+        2.0,
+        sensitivity=1,
+        sampling_prob=1 - 0.9**2,
+        value_discretization_interval=1e-3,
         pessimistic_estimate=False,
     ).self_compose(40)
     group = group_epsilon(history, delta, 2)

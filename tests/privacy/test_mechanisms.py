@@ -21,7 +21,7 @@ from privacy.errors import PrivacyError
 from privacy.mechanisms import Statistic, SumMechanism, grid_for
 from privacy.randomness import NoiseSource
 
-KINDS = ("counts", "code_sum", "class_sums", "second_moments", "gradient")
+KINDS = ("counts", "code_sum", "class_sums", "second_moments", "class_second_moments", "gradient")
 FALSE_ALARM = 1e-6
 
 
@@ -72,6 +72,7 @@ def test_one_record_moves_the_integers_by_at_most_the_derived_sensitivity(case):
         ("counts", "class_sums", "second_moments"),
         ("class_sums", "second_moments"),
         ("code_sum",),
+        ("class_second_moments",),
         ("gradient",),
     ],
 )
@@ -162,6 +163,7 @@ def test_statistics_without_noise_are_what_they_are_called():
         "code_sum": codes.sum(0),
         "class_sums": codes.T @ onehot,
         "second_moments": codes.T @ codes,
+        "class_second_moments": np.einsum("nk,ni,nj->kij", onehot, codes, codes),
         "gradient": codes.T @ (logits / logits.sum(1, keepdims=True) - onehot),
     }
     assert set(got) == set(expected)
@@ -195,6 +197,29 @@ def test_decoded_off_diagonals_carry_half_the_noise_variance_of_the_diagonal():
     off = matrix[np.triu_indices(dim, 1)]
     assert _std_is(off, made.noise_std("second_moments", 1) / math.sqrt(2))
     assert _std_is(np.diag(matrix), made.noise_std("second_moments", 1))
+
+
+@given(seed=st.integers(0, 2**32 - 1), classes=st.integers(2, 6))
+def test_moments_of_all_classes_together_cost_one_record_the_sensitivity_of_one_class(seed, classes):
+    rng = np.random.default_rng(seed)
+    made = mechanism("class_second_moments", dim=4, classes=classes, grid=2.0**24)
+    assert made.sensitivity == 1.0 and made.length == classes * 10
+    codes, labels = 3 * rng.normal(size=(6, 4)), rng.integers(0, classes, 6)
+    moved = made.release(codes, labels, source()) - made.release(codes[1:], labels[1:], source())
+    slots = moved.reshape(classes, 10)
+    assert not np.delete(slots, labels[0], axis=0).any()
+    unit = codes[0] / max(1.0, np.linalg.norm(codes[0]))
+    assert np.linalg.norm(slots) / made.grid == pytest.approx(unit @ unit, abs=1e-5)
+
+
+def test_each_class_s_moments_carry_the_noise_of_second_moments():
+    """False alarm: 1e-6 for each of two."""
+    made = mechanism("class_second_moments", dim=60, classes=5, noise=1.0)
+    found = made.decode(made.release(*no_records(60), source()))["class_second_moments"]
+    assert found.shape == (5, 60, 60) and np.array_equal(found, found.transpose(0, 2, 1))
+    std = made.noise_std("class_second_moments", 1)
+    assert _std_is(found[:, *np.triu_indices(60, 1)].ravel(), std / math.sqrt(2))
+    assert _std_is(found[:, np.arange(60), np.arange(60)].ravel(), std)
 
 
 def _std_is(values: np.ndarray, std: float) -> bool:
@@ -250,7 +275,7 @@ def test_the_format_is_the_same_whichever_classes_are_present(labels, kinds):
     made = mechanism(*kinds, dim=3, classes=5)
     codes = np.full((len(labels), 3), 0.5)
     released = made.release(codes, np.array(labels, dtype=np.int64), source(), np.zeros((3, 5)))
-    assert released.shape == (made.length,) == (5 + 3 + 15 + 6 + 15,)
+    assert released.shape == (made.length,) == (5 + 3 + 15 + 6 + 5 * 6 + 15,)
     assert released.dtype == np.int64
     assert made.decode(released)["counts"].tolist() == [labels.count(c) for c in range(5)]
 

@@ -84,9 +84,12 @@ def test_every_mechanism_has_its_row(plan):
     assert rows["prototypes"]["mu"] == pytest.approx(math.sqrt(2) / noise_of(plan, "prototypes"))
     assert rows["classifier"]["mu"] is None
     assert "discrete" in rows["prototypes"]["noise"] and "continuous" in rows["classifier"]["noise"]
-    assert "continuous" in {r["name"]: r for r in state(plan, continuous_releases=("counts",))["mechanisms"]}[
-        "counts"
-    ]["noise"]
+    assert (
+        "continuous"
+        in {r["name"]: r for r in state(plan, continuous_releases=("counts",))["mechanisms"]}["counts"][
+            "noise"
+        ]
+    )
 
 
 def test_local_trust_holds_against_everybody(plan):

@@ -12,7 +12,7 @@ import pytest
 from mosaic_secure.client.answers import prototypes, sealed, trained
 from mosaic_secure.client.authority import AuthorityHome
 from mosaic_secure.client.session import ClientHome, Session, enrol
-from mosaic_secure.config import RunConfig
+from mosaic_secure.config import RunConfig, load_config
 from mosaic_secure.engine.parties import Federation, provision
 from mosaic_secure.errors import UserError
 from mosaic_secure.plan import RunPlan, build_plan
@@ -21,7 +21,7 @@ from mosaic_secure.protocol.messages import AuthorityOpen, LocalTrainingRequest,
 from privacy.canonical import canonical_json
 from privacy.errors import AggregationError, LedgerError, PrivacyError
 
-from ..tiny import tiny_config
+from ..tiny import SAMPLED, TINY, tiny_config
 
 RUN = "run-1"
 
@@ -127,6 +127,27 @@ def test_a_broadcast_that_would_overflow_is_refused_before_it_is_charged(shared,
     request = shared.request(shared.key(), "gradient-0", centre=centre, weights=weights)
     with pytest.raises(PrivacyError, match="weights"):
         prototypes(session, request)
+    assert charged(session) == 0
+
+
+@pytest.mark.parametrize(
+    "round_id, broadcast",
+    [
+        ("image_centre-0", {"centre": np.zeros(16)}),
+        ("image_means-0", {}),
+        ("image_means-0", {"centre": np.full(16, np.nan)}),
+        ("image_moments-0", {"means": np.zeros((9, 16))}),
+        ("image_class_moments-0", {"means": np.zeros((10, 16)), "basis": np.zeros((16, 7))}),
+        ("image_class_moments-0", {"means": np.zeros((10, 16)), "basis": np.full((16, 6), np.inf)}),
+    ],
+)
+def test_a_broadcast_that_does_not_fit_a_round_of_images_is_refused_before_it_is_charged(
+    tmp_path, round_id, broadcast
+):
+    place = parties(tmp_path, load_config("digits", {**TINY, **SAMPLED}))
+    session = place.enrol()
+    with pytest.raises(UserError, match="broadcast"):
+        prototypes(session, place.request(place.key(), round_id, **broadcast))
     assert charged(session) == 0
 
 

@@ -70,7 +70,7 @@ def releases(made: RunPlan) -> Releases:
         trained[client] = (architecture, weights)
         generator = build_generator("dcgan", SHAPE, CLASSES, seed, latent_dim=4)
         generators[client] = {name: value.numpy() for name, value in generator.state_dict().items()}
-    return Releases(state, {client: counts / 3 for client in OWNERS}, trained, generators)
+    return Releases(state, None, {client: counts / 3 for client in OWNERS}, trained, generators)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,150 @@
+"""The encrypted rounds at the server: each asked for, added, learnt from and checkpointed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from mosaic_secure.progress import Progress, ProgressCallback
+from mosaic_secure.protocol import messages
+from mosaic_secure.server.counts import usable_counts
+from mosaic_secure.server.courier import Refused
+from mosaic_secure.server.image_learner import ImageLearner
+from mosaic_secure.server.prototype_learner import PrototypeLearner
+from mosaic_secure.server.rounds import decrypt_round
+from privacy.canonical import canonical_json
+from privacy.errors import AggregationError
+
+if TYPE_CHECKING:
+    from mosaic_secure.plan import EncryptedRound, RunPlan
+    from mosaic_secure.runs.directory import RunDirectory
+    from mosaic_secure.server.image_moments import ImageState
+    from mosaic_secure.server.prototypes import PrototypeState
+    from mosaic_secure.server.roll import Roll
+
+__all__ = ["EncryptedStage"]
+
+
+class _Learner(Protocol):
+    """What learns from the rounds of some releases, one after the other."""
+
+    title: str
+    releases: tuple[str, ...]
+
+    def broadcast(self, wanted: EncryptedRound) -> dict[str, np.ndarray]:
+        """What clients need to know of earlier rounds for this one."""
+
+    def learn(
+        self,
+        wanted: EncryptedRound,
+        total: np.ndarray,
+        contributors: list[str],
+        counts: Mapping[str, np.ndarray],
+    ) -> None:
+        """Take in the sum of `contributors`, int64 [length]; `counts`: noised class counts by client."""
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that is known, for a checkpoint."""
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Know what `arrays` hold."""
+
+
+class EncryptedStage:
+    """Runs the encrypted rounds of a plan; a round whose checkpoint is found is not asked for again."""
+
+    def __init__(self, run: RunDirectory, plan: RunPlan, roll: Roll, progress: ProgressCallback) -> None:
+        self._run, self._plan, self._roll, self._progress = run, plan, roll, progress
+        self._key: messages.AuthorityKey | None = None
+
+    def collect(self) -> tuple[PrototypeState | None, ImageState | None, dict[str, np.ndarray]]:
+        """Prototype expert and moments of images after all rounds, None where the plan has no rounds for
+        them, and the clients' noised class counts, float64 [K].
+
+        Raises:
+            AggregationError: a round cannot be added or decrypted.
+            UserError, BudgetError, LedgerError: too few clients are left.
+        """
+        plan, run = self._plan, self._run
+        prototypes, images = PrototypeLearner(plan), ImageLearner(plan)
+        counts: dict[str, np.ndarray] = {}
+        for learner in (prototypes, images):
+            mine = [wanted for wanted in plan.rounds if wanted.release in learner.releases]
+            for done, wanted in enumerate(mine):
+                found = run.load_stage(wanted.round_id)
+                if found is None:
+                    counts = self._round(wanted, learner, counts)
+                else:
+                    arrays = found[0]
+                    prefixed = {n: a for n, a in arrays.items() if n.startswith("counts/")}
+                    counts = {n.removeprefix("counts/"): a for n, a in prefixed.items()}
+                    learner.restore({n: a for n, a in arrays.items() if n not in prefixed})
+                self._progress(Progress(learner.title, done + 1, len(mine)))
+        return prototypes.state, images.state, counts
+
+    def _round(
+        self, wanted: EncryptedRound, learner: _Learner, counts: dict[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """One round, from the request to its checkpoint; returns the clients' counts, as far as known."""
+        plan, run = self._plan, self._run
+        self._key = self._key or self._open_authority()
+        replies = self._ask(wanted, self._key, learner.broadcast(wanted))
+        if wanted.round_id == plan.rounds[0].round_id:
+            counts = usable_counts({c: r.counts for c, r in replies.items()}, plan.num_classes)
+        total, contributors, faults = decrypt_round(
+            self._roll,
+            plan,
+            wanted,
+            run.run_id,
+            self._key.key_id,
+            replies,
+            lambda valid: self._settle(wanted.round_id, valid),
+        )
+        self._roll.leave_out(wanted.round_id, faults)
+        learner.learn(wanted, total, contributors, counts)
+        # In the memory layout of a checkpoint, on which the last bits of products may hang.
+        arrays = {name: np.ascontiguousarray(value) for name, value in learner.arrays().items()}
+        learner.restore(arrays)
+        arrays |= {f"counts/{c}": n for c, n in counts.items()}
+        left_out = self._roll.left_out(wanted.round_id)
+        run.save_stage(wanted.round_id, arrays, {"contributors": contributors, "left_out": left_out})
+        return counts
+
+    def _open_authority(self) -> messages.AuthorityKey:
+        plan = self._plan
+        request = messages.AuthorityOpen(
+            run_id=self._run.run_id,
+            agreement=plan.agreement,
+            rounds_json=canonical_json(plan.round_lengths).decode(),
+            min_contributors=plan.config.min_contributors,
+            roster_json=canonical_json(self._roll.keys).decode(),
+            parameters_json=canonical_json(plan.ckks.to_dict()).decode(),
+        )
+        answer = self._roll.ask_authority("authority", request, messages.AuthorityKey)
+        if isinstance(answer, Refused):
+            raise AggregationError(f"key authority: refused to open the run ({answer.code})")
+        return answer
+
+    def _ask(
+        self, wanted: EncryptedRound, key: messages.AuthorityKey, broadcast: dict[str, np.ndarray]
+    ) -> dict[str, messages.PrototypeReply]:
+        request = messages.PrototypeRequest(
+            run_id=self._run.run_id,
+            round_id=wanted.round_id,
+            key_id=key.key_id,
+            public_context=key.public_context,
+            context_signature=key.signature,
+            broadcast=broadcast,
+        )
+        return self._roll.ask(wanted.round_id, request, messages.PrototypeReply)
+
+    def _settle(self, round_id: str, valid: list[str]) -> list[str]:
+        """The clients whose contributions are added: those of the first attempt, whatever comes later."""
+        stage = f"{round_id}-set"
+        found = self._run.load_stage(stage)
+        if found is None:
+            self._run.save_stage(stage, {}, {"clients": valid})
+            return valid
+        return list(found[1]["clients"])
