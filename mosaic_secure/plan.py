@@ -118,6 +118,7 @@ class RunPlan:
         prototypes, (channels, size, _) = self.config.prototypes, self.image_shape
         if prototypes.encoder != "scattering":
             return prototypes.dim
+        size = min(prototypes.feature_size or size, size)
         scales = 2 if size >= 16 else 1
         full = channels * (81 if scales == 2 else 9) * (size // 2**scales) ** 2
         return min(prototypes.dim, full)
@@ -263,6 +264,7 @@ class RunPlan:
             dim=prototypes.dim,
             pixel_side=prototypes.image_size,
             pixel_weight=prototypes.pixel_weight,
+            feature_side=prototypes.feature_size,
         )
 
     def pixel_encoder(self) -> Any:

@@ -256,7 +256,13 @@ def _check_assembly(config: RunConfig) -> None:
 
 def _check_global_model(config: RunConfig) -> None:
     chosen = config.global_model
-    decided = {"dim": "dim", "encoder": "encoder", "pixel_side": "image_size", "pixel_weight": "pixel_weight"}
+    decided = {
+        "dim": "dim",
+        "encoder": "encoder",
+        "feature_side": "feature_size",
+        "pixel_side": "image_size",
+        "pixel_weight": "pixel_weight",
+    }
     if chosen.architecture == "prototype_head":
         for option in chosen.options:
             if option in decided or option == "encoder_seed":

@@ -26,9 +26,12 @@ class PrototypesConfig(Section):
     """The encrypted sums of encoded records, and the rounds that refine the prototype expert.
 
     A code is a block of ``dim`` features beside the image pooled to ``image_size`` x ``image_size`` pixels,
-    which holds ``pixel_weight`` of the squared norm and from which synthetic images are drawn. Three kinds of
-    release share the prototypes' part of mu^2: ``centre_share`` of it finds the mean code (0: not released),
-    ``gradient_share`` pays for ``rounds`` gradient rounds together, and the moments take the rest.
+    which holds ``pixel_weight`` of the squared norm and from which synthetic images are drawn. Features
+    are of the image averaged to ``feature_size`` x ``feature_size`` (none: as it is): an expert that is to
+    label images drawn from coarse moments must not look for detail which those lack.
+
+    Three kinds of release share the prototypes' part of mu^2: ``centre_share`` of it finds the mean code (0: not
+    released), ``gradient_share`` pays for ``rounds`` gradient rounds together, and the moments take the rest.
     ``step`` and ``momentum`` drive the preconditioned gradient steps; ``ridge`` multiplies the ridge that the
     noise level implies; ``average``: the last part of the rounds whose iterates are averaged.
     ``whitening``: gradients are taken on codes whose directions of variance v were scaled by
@@ -44,6 +47,7 @@ class PrototypesConfig(Section):
     encoder: Literal["fourier", "scattering", "pixels"] = "fourier"
     dim: Annotated[int, Field(ge=2, le=8192)] = 256
     image_size: Annotated[int, Field(ge=2, le=64)] = 8
+    feature_size: Annotated[int, Field(ge=8, le=64)] | None = None
     pixel_weight: Annotated[float, Field(ge=0, lt=1)] = 0.3
     second_moments: bool = True
     centre_share: Annotated[float, Field(ge=0, lt=1)] = 0.05

@@ -91,16 +91,23 @@ class Encoder(nn.Module):
         dim: length of a code. feature_dim + pixel_dim.
         pixel_side: side of the pooled images; 0 when there is no pixel block.
         pixel_weight: share of the squared norm that the pixel block holds, in [0, 1).
+        feature_side: side to which images are averaged before features are taken of them; theirs for none.
     """
 
     def __init__(
-        self, features: nn.Module, image_shape: tuple[int, int, int], pixel_side: int, pixel_weight: float
+        self,
+        features: nn.Module,
+        image_shape: tuple[int, int, int],
+        pixel_side: int,
+        pixel_weight: float,
+        feature_side: int | None = None,
     ) -> None:
         super().__init__()
         if not 0.0 <= pixel_weight < 1.0:
             raise ValueError(f"pixel_weight: got {pixel_weight}; it must be in [0, 1)")
         self.features = features
         self.image_shape = image_shape
+        self.feature_side = image_shape[-1] if feature_side is None else feature_side
         self.pixel_side = pixel_side if pixel_weight > 0 else 0
         self.pixel_weight = pixel_weight if pixel_side > 0 else 0.0
         self.feature_dim = features.dim
@@ -116,7 +123,10 @@ class Encoder(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Codes [B, dim], float32."""
-        features = self.features(images)
+        seen = images
+        if images.shape[-1] != self.feature_side:
+            seen = nn.functional.adaptive_avg_pool2d(images, self.feature_side)
+        features = self.features(seen)
         if not self.pixel_dim:
             return features
         pixels = self.pool(images) * math.sqrt(self.pixel_weight)
@@ -158,6 +168,7 @@ def build_encoder(
     *,
     pixel_side: int = 0,
     pixel_weight: float = 0.0,
+    feature_side: int | None = None,
 ) -> Encoder:
     """The public encoder `name` for images [C, S, S].
 
@@ -165,21 +176,24 @@ def build_encoder(
         seed: public; drives the random frame. The same seed gives the same encoder everywhere.
         dim: length of the feature block (scattering: at most the number of coefficients).
         pixel_side, pixel_weight: side of the pooled images and their share of the squared norm.
+        feature_side: side to which images are averaged before features are taken; None: they are not.
 
     Raises:
         ValueError: an unknown name, or a shape or size that the encoder does not take.
     """
+    side = image_shape[-1] if feature_side is None else min(feature_side, image_shape[-1])
+    seen = image_shape if side == image_shape[-1] else (image_shape[0], side, side)
     if name == "fourier":
-        features: nn.Module = _FourierFeatures(image_shape, dim, seed)
+        features: nn.Module = _FourierFeatures(seen, dim, seed)
     elif name == "scattering":
-        features = _ProjectedScattering(image_shape, dim, seed)
+        features = _ProjectedScattering(seen, dim, seed)
     elif name == "pixels":
         features = _NoFeatures()
         pixel_weight = 1.0 - 1e-9
         pixel_side = pixel_side or image_shape[-1]
     else:
         raise ValueError(f"encoder: {name!r} is unknown; one of {', '.join(encoder_names())}")
-    encoder = Encoder(features, image_shape, min(pixel_side, image_shape[-1]), pixel_weight)
+    encoder = Encoder(features, image_shape, min(pixel_side, image_shape[-1]), pixel_weight, side)
     return encoder.requires_grad_(False).eval()
 
 

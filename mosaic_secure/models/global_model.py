@@ -18,7 +18,9 @@ __all__ = ["build_global_model", "build_prototype_model", "global_options", "pro
 def prototype_options(plan: RunPlan) -> dict[str, Any]:
     """Options of the "prototype_head" architecture that match the run's own encoder."""
     prototypes = plan.config.prototypes
+    reduced = {} if prototypes.feature_size is None else {"feature_side": prototypes.feature_size}
     return {
+        **reduced,
         "encoder": prototypes.encoder,
         "encoder_seed": derive_seed(plan.config.seed, "encoder"),
         "dim": prototypes.dim,

@@ -54,16 +54,23 @@ def build_prototype_head(
     dim: int = 256,
     pixel_side: int = 0,
     pixel_weight: float = 0.0,
+    feature_side: int | None = None,
     hidden: int = 0,
 ) -> Classifier:
     """A classifier on centred codes; only its head is trained, without dependence between records.
 
     Args:
-        encoder, encoder_seed, dim, pixel_side, pixel_weight: of `build_encoder`.
+        encoder, encoder_seed, dim, pixel_side, pixel_weight, feature_side: of `build_encoder`.
         hidden: width of the network beside the linear map; 0 for a linear head.
     """
     public = build_encoder(
-        encoder, image_shape, encoder_seed, dim, pixel_side=pixel_side, pixel_weight=pixel_weight
+        encoder,
+        image_shape,
+        encoder_seed,
+        dim,
+        pixel_side=pixel_side,
+        pixel_weight=pixel_weight,
+        feature_side=feature_side,
     )
     trunk = CentredEncoder(public)
     model = Classifier(trunk, trunk.dim, num_classes, frozen_trunk=True)

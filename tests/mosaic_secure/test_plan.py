@@ -222,6 +222,7 @@ def test_the_discriminator_has_its_own_learning_rate_and_no_average():
         {"encoder": "fourier", "dim": 10, "pixel_weight": 0.0, "image_size": 8},
         {"encoder": "scattering", "dim": 12, "pixel_weight": 0.3, "image_size": 16},
         {"encoder": "scattering", "dim": 150, "pixel_weight": 0.0, "image_size": 4},
+        {"encoder": "scattering", "dim": 4096, "pixel_weight": 0.2, "image_size": 5, "feature_size": 8},
         {"encoder": "pixels", "pixel_weight": 0.3, "image_size": 5},
         {"encoder": "pixels", "pixel_weight": 0.0, "image_size": 64},
     ],

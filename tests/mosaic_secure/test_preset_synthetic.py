@@ -31,7 +31,9 @@ def test_it_spends_its_budget_and_tells_what_its_synthetic_records_are_worth(run
     path, outcome = run
     assert 0.99 <= outcome.json["epsilon"] <= 1
     rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    [score] = [row["value"] for row in rows if row["of"] == fresh_student.SCORE]
+    [score] = [
+        row["value"] for row in rows if (row["of"], row["metric"]) == (fresh_student.SCORE, "accuracy")
+    ]
     assert score == outcome.json["fresh_student_accuracy"] and 0 <= score <= 1
     assert command("verify", path).status == 0
 

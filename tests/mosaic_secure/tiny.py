@@ -23,6 +23,8 @@ TINY: Mapping[str, Any] = {
     "partition.min_records": 5,
     "prototypes.dim": 32,
     "prototypes.image_size": 4,
+    "prototypes.rounds": 0,
+    "prototypes.gradient_share": 0.0,
     "classifier.steps": 4,
     "generator.steps": 3,
     "generator.warmup": 2,

@@ -155,3 +155,16 @@ def test_centred_codes_have_norm_one_and_never_mix():
 def test_what_cannot_be_built_is_named(arguments, named):
     with pytest.raises(ValueError, match=named):
         build_encoder(**({"image_shape": SHAPE, "seed": 0} | arguments))
+
+
+@pytest.mark.parametrize("name", ["scattering", "fourier"])
+def test_features_of_averaged_images_are_those_of_small_images_and_blind_to_finer_detail(name):
+    rng = torch.Generator().manual_seed(0)
+    small = torch.rand(3, 1, 8, 8, generator=rng)
+    large = small.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    checks = torch.tensor([[0.1, -0.1], [-0.1, 0.1]]).repeat(8, 8)  # has mean zero in every cell
+    encoder = build_encoder(name, (1, 16, 16), seed=0, dim=32, feature_side=8)
+    wanted = build_encoder(name, (1, 8, 8), seed=0, dim=32)(small)
+    assert encoder.dim == 32
+    torch.testing.assert_close(encoder(large), wanted, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(encoder(large + checks), wanted, atol=1e-4, rtol=1e-3)

@@ -16,7 +16,7 @@ from mosaic_secure.models.encoders import centre_codes, encode
 from mosaic_secure.models.registry import build_generator
 from mosaic_secure.plan import RunPlan
 from mosaic_secure.release_requests import release_requests
-from mosaic_secure.server import assembly
+from mosaic_secure.server import assembly, fresh_student
 from mosaic_secure.server.assembly import Parts, Releases, assemble, worth
 from mosaic_secure.server.prototypes import start, take_centre, take_moments
 from privacy.budget import plan_budget
@@ -244,14 +244,17 @@ def test_negative_noised_counts_are_no_obstacle(made, received):
     assert all(torch.isfinite(value).all() for value in state_of(result).values())
 
 
-def test_the_ablation_leaves_one_part_out_at_a_time_and_counts_from_the_whole():
+def test_the_ablation_leaves_one_part_out_at_a_time_and_counts_from_the_whole(monkeypatch):
+    monkeypatch.setattr(fresh_student, "_LEAST_STEPS", 5)
     quick = plan(gate__steps=2, distill__steps=2, distill__synthetic_pool=30)
     told: list[str] = []
     rows = worth(quick, releases(quick), "cpu", records(30, seed=1), told.append)
     assert len(told) == len(rows)
     whole, *others = rows
-    assert whole["worth"] is None
-    names = {f.name.replace("_", " ") for f in dataclasses.fields(Parts)}
+    assert whole["worth"] is None and 0 <= whole["fresh_cnn"] <= 1
+    scored = {row["without"] for row in others if row["fresh_cnn"] is not None}
+    assert scored == {"sampler", "generators"}  # what decides which synthetic records there are
+    names = {f.name.replace("_", " ") for f in dataclasses.fields(Parts)} - {"fresh student"}
     assert {row["without"] for row in others} == names
     for row in others:
         assert row["worth"] == pytest.approx(whole["global_model"] - row["global_model"], abs=1e-4)
