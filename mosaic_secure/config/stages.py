@@ -30,8 +30,8 @@ class PrototypesConfig(Section):
     are of the image averaged to ``feature_size`` x ``feature_size`` (none: as it is): an expert that is to
     label images drawn from coarse moments must not look for detail which those lack.
 
-    Three kinds of release share the prototypes' part of mu^2: ``centre_share`` of it finds the mean code (0: not
-    released), ``gradient_share`` pays for ``rounds`` gradient rounds together, and the moments take the rest.
+    Three kinds of release share the prototypes' part of mu^2: ``centre_share`` of it finds the mean code (0:
+    not released), ``gradient_share`` pays for ``rounds`` gradient rounds together, the moments take the rest.
     ``step`` and ``momentum`` drive the preconditioned gradient steps; ``ridge`` multiplies the ridge that the
     noise level implies; ``average``: the last part of the rounds whose iterates are averaged.
     ``whitening``: gradients are taken on codes whose directions of variance v were scaled by
