@@ -7,20 +7,21 @@ factor, so that the ratio of signal to noise is that of the whole set.
 
     python benchmarks/bakeoff.py whitening --config fashion_mnist --vary prototypes.whitening=0,0.5,0.75,1
 
-Several --vary give every combination; --variant "a.b=1 c.d=2" adds one row with several settings.
+Several --vary give every combination; --variant "a.b=1 c.d=2" adds one row with several settings, --variant ""
+one without any. Settings that begin with "try." are of what is not in the product: see `prototype_stage.Tried`.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import itertools
 import json
 import os
+import shlex
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,13 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from measure import RESULTS, hardware, versions  # noqa: E402  (a script beside this one)
+import prototype_stage  # noqa: E402  (scripts beside this one)
+from measure import RESULTS, hardware, versions  # noqa: E402
+from prototype_stage import Tried  # noqa: E402
 
 from mosaic_secure.config import RunConfig, load_config  # noqa: E402
 from mosaic_secure.plan import RunPlan, build_plan  # noqa: E402
-from mosaic_secure.server import prototypes  # noqa: E402
-from privacy.randomness import NoiseSource  # noqa: E402
+from mosaic_secure.seeds import derive_seed  # noqa: E402
 
 SMALL = 5000  # records; below it each seed draws a held-out part of its own
 
@@ -54,69 +56,64 @@ class Records:
         images = np.asarray(raw.images, dtype=np.float32)
         self.images, self.labels = images[learn], np.asarray(raw.labels)[learn].astype(np.int64)
         self.score_images, self.score_labels = images[order[:held]], np.asarray(raw.labels)[order[:held]]
-        self._codes: dict[tuple, tuple[np.ndarray, np.ndarray]] = {}
+        self._kept: dict[str, tuple[Any, Any]] = {}
 
-    def codes(self, plan: RunPlan) -> tuple[np.ndarray, np.ndarray]:
-        """Codes of both parts, computed once for each encoder."""
+    def codes(self, plan: RunPlan, tried: Tried) -> tuple[np.ndarray, np.ndarray]:
+        """Codes of both parts; the latest are kept for the next row."""
         from mosaic_secure.models.encoders import encode
 
         part = plan.config.prototypes
-        key = (part.encoder, part.dim, part.image_size, part.pixel_weight, plan.config.seed)
-        if key not in self._codes:
+        key = (part.encoder, part.dim, part.image_size, part.pixel_weight, plan.config.seed, tried.encoder)
+
+        def make() -> tuple[np.ndarray, np.ndarray]:
+            if any(tried.encoder):
+                return self._tried_codes(plan, tried)
             encoder = plan.encoder()
-            self._codes = {key: (encode(encoder, self.images), encode(encoder, self.score_images))}
-        return self._codes[key]
+            return encode(encoder, self.images), encode(encoder, self.score_images)
 
+        return self._keep("codes", key, make)
 
-def stage(plan: RunPlan, records: Records, seed: int) -> float:
-    """Accuracy of the prototype expert after all rounds."""
-    from mosaic_secure.models.encoders import centre_codes
+    def _keep(self, name: str, key: Any, make: Callable[[], Any]) -> Any:
+        """One value a name: that of the latest key."""
+        if self._kept.get(name, (None, None))[0] != key:
+            self._kept.pop(name, None)
+            self._kept[name] = key, make()
+        return self._kept[name][1]
 
-    codes, scored = records.codes(plan)
-    labels, clients = records.labels, plan.config.clients.count
-    weaker = len(labels) / records.total
-    rng = np.random.default_rng(seed)
-    exact = np.bincount(labels, minlength=plan.num_classes).astype(float)
-    spread = plan.counts.noise_std("counts", clients) * weaker if plan.counts else 0.0
-    counts = exact + rng.normal(0.0, spread, len(exact))
-    state = prototypes.start(plan.code_dim, plan.num_classes)
-    moved = codes
-    for wanted in plan.rounds:
-        made = dataclasses.replace(
-            wanted.mechanism, noise_multiplier=wanted.mechanism.noise_multiplier * weaker
+    def _tried_codes(self, plan: RunPlan, tried: Tried) -> tuple[np.ndarray, ...]:
+        import encoders_tried
+        import torch
+
+        product, shape, seed = plan.encoder(), plan.image_shape, plan.config.seed
+        name = tried.features or "scattering"
+        module = encoders_tried.features(name, shape, seed)
+        of = encoders_tried.mirrored(module) if tried.mirror else module
+        both = [torch.from_numpy(images) for images in (self.images, self.score_images)]
+        key = (name, tried.mirror != "")
+
+        @torch.no_grad()
+        def make() -> list[torch.Tensor]:
+            return [torch.cat([of(part) for part in images.split(512)]) for images in both]
+
+        found = self._keep("features", key, make)
+        mean, matrix = encoders_tried.frame(
+            tried.projection or "random",
+            module,
+            shape,
+            plan.config.prototypes.dim,
+            derive_seed(seed, "encoder"),
+            tried.power,
+            lambda: self._keep("public", key, lambda: encoders_tried.principal(of, shape, seed)),
         )
-        sums = noisy_sums(made, moved, labels, clients, rng, state.scaled_weights)
-        if wanted.release == "centre":
-            state = prototypes.take_centre(state, sums["code_sum"], float(counts.sum()))
-            codes = moved = centre_codes(codes, state.centre).astype(np.float32)
-            scored = centre_codes(scored, state.centre)
-        elif wanted.release == "moments":
-            stds = [m.noise_std("counts", clients) for m in (made, plan.counts)]
-            known = prototypes.best_counts(sums["counts"], stds[0], counts, stds[1] * weaker)
-            state = prototypes.take_moments(state, sums, known, made, clients, plan.config.prototypes)
-            moved = codes @ state.metric
-        else:
-            state = prototypes.take_gradient(
-                state, sums["gradient"], wanted.round, made, clients, plan.config.prototypes
-            )
-    return accuracy(scored @ state.weights, records.score_labels)
-
-
-def noisy_sums(
-    made: Any, codes: np.ndarray, labels: np.ndarray, clients: int, rng: np.random.Generator, weights: Any
-) -> dict[str, np.ndarray]:
-    """What the decrypted sum decodes to: exact sums of the mechanism, and the noise of all clients at once."""
-    exact = dataclasses.replace(made, noise_multiplier=0.0, limit=2**62)
-    source = NoiseSource(bytes(32), "no noise is drawn from it")
-    values = np.zeros(made.length, dtype=np.int64)
-    for part in np.array_split(np.arange(len(labels)), max(1, len(labels) // 5000)):
-        values += exact.release(codes[part], labels[part], source, weights)
-    noise = rng.normal(0.0, made.own_std * clients**0.5, made.length)
-    return made.decode(values + np.rint(noise).astype(np.int64))
-
-
-def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    return float((logits.argmax(1) == labels).mean())
+        weight = product.pixel_weight
+        out = []
+        for images, rows in zip(both, found, strict=True):
+            code = torch.nn.functional.normalize((rows - mean) @ matrix, dim=1)
+            if weight:
+                pool = encoders_tried.mirrored(product.pool) if tried.mirror == "all" else product.pool
+                code = torch.cat([code * (1 - weight) ** 0.5, pool(images) * weight**0.5], 1)
+            out.append(code.numpy())
+        return tuple(out)
 
 
 def variants(varied: list[str], single: list[str]) -> Iterator[dict[str, str]]:
@@ -135,6 +132,33 @@ def settings(args: argparse.Namespace, trust: str, epsilon: str, given: dict[str
     return fields | dict(item.split("=", 1) for item in args.set) | given
 
 
+def table(record: dict[str, Any]) -> str:
+    """A result as a table in Markdown."""
+    cells = record["cells"]
+    lines = ["| settings | " + " | ".join(cells) + " | against the first row, points |"]
+    lines.append("| --- |" + " --- |" * (len(cells) + 1))
+    for row in record["rows"]:
+        items = (f"{name.split('.', 1)[1]}={value}" for name, value in row["settings"].items())
+        difference, deviation = row["difference"]["mean"], row["difference"]["std"]
+        last = f"{difference:+.2f}" + ("" if deviation is None else f" ± {deviation:.2f}")
+        accuracies = " | ".join(f"{row[cell]:.4f}" for cell in cells)
+        lines.append(f"| {' '.join(items) or 'as configured'} | {accuracies} | {last} |")
+    return "\n".join(lines) + "\n"
+
+
+def compare(rows: list[dict[str, Any]], cells: list[str]) -> None:
+    """Means of each row, and its paired difference to the first row: the mean over cells, by noise seed."""
+    for row in rows:
+        row |= {cell: round(statistics.mean(row["runs"][cell]), 4) for cell in cells}
+        pairs = [
+            [100 * (a - b) for a, b in zip(row["runs"][cell], rows[0]["runs"][cell], strict=True)]
+            for cell in cells
+        ]
+        found = [statistics.mean(pair) for pair in zip(*pairs, strict=True)]
+        deviation = round(statistics.stdev(found), 3) if len(found) > 1 else None
+        row["difference"] = {"mean": round(statistics.mean(found), 3), "std": deviation}
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", help="of the result file")
@@ -142,7 +166,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--epsilons", default="4")
     parser.add_argument("--trusts", default="local,distributed")
     parser.add_argument("--honest", type=int, default=8)
-    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--seeds", default="0", help="of the noise; of small sets also of the held-out part")
     parser.add_argument(
         "--records", type=int, help="how many training records; default: all but the held-out"
     )
@@ -150,40 +174,59 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--vary", action="append", default=[], metavar="FIELD=A,B,...")
     parser.add_argument("--variant", action="append", default=[], metavar='"FIELD=A FIELD=B"')
     parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--results", type=Path, default=RESULTS, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     import torch
 
     torch.set_num_threads(args.threads)
     seeds = [int(seed) for seed in args.seeds.split(",")]
     records = {seed: Records(load_config(args.config), args.records, seed) for seed in seeds[:1]}
-    if len(records[seeds[0]].images) < SMALL:
-        records = {seed: Records(load_config(args.config), args.records, seed) for seed in seeds}
+    first = records[seeds[0]]
+    if len(first.images) + len(first.score_images) < SMALL:
+        records |= {seed: Records(load_config(args.config), args.records, seed) for seed in seeds[1:]}
+    pairs = list(itertools.product(args.epsilons.split(","), args.trusts.split(",")))
+    cells = [f"{trust} {epsilon}" for epsilon, trust in pairs]
     rows: list[dict[str, Any]] = []
     for given in variants(args.vary, args.variant):
-        row: dict[str, Any] = {"settings": given}
+        row: dict[str, Any] = {"settings": given, "runs": {}}
+        tried = Tried.from_settings({k: v for k, v in given.items() if k.startswith("try.")})
+        product = {k: v for k, v in given.items() if not k.startswith("try.")}
         began = time.perf_counter()
-        for epsilon, trust in itertools.product(args.epsilons.split(","), args.trusts.split(",")):
-            plan = build_plan(load_config(args.config, settings(args, trust, epsilon, given)))
-            found = [stage(plan, records.get(seed, records[seeds[0]]), seed) for seed in seeds]
-            row[f"{trust} {epsilon}"] = round(statistics.mean(found), 4)
-            row[f"{trust} {epsilon} std"] = round(statistics.stdev(found), 4) if len(found) > 1 else None
+        for cell, (epsilon, trust) in zip(cells, pairs, strict=True):
+            plan = build_plan(load_config(args.config, settings(args, trust, epsilon, product)))
+            row["runs"][cell] = [run(plan, records.get(seed, first), seed, tried) for seed in seeds]
         row["seconds"] = round(time.perf_counter() - began, 1)
         rows.append(row)
-        print(json.dumps(row), flush=True)
-    record = {
-        "schema_version": 1,
-        "name": args.name,
-        "command": "python benchmarks/bakeoff.py " + " ".join(argv or sys.argv[1:]),
-        "date": datetime.now(UTC).date().isoformat(),
-        "records": len(records[seeds[0]].labels),
-        "scored_on": f"{len(records[seeds[0]].score_labels)} held-out training records",
-        "hardware": hardware(),
-        "versions": versions(),
-        "rows": rows,
-    }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"bakeoff_{args.name}.json"
-    path.write_text(json.dumps(record, indent=2) + os.linesep)
+        compare(rows, cells)
+        record = {
+            "schema_version": 1,
+            "name": args.name,
+            "command": "python benchmarks/bakeoff.py " + shlex.join(argv or sys.argv[1:]),
+            "date": datetime.now(UTC).date().isoformat(),
+            "records": len(first.labels),
+            "scored_on": f"{len(first.score_labels)} held-out training records",
+            "seeds": seeds,
+            "hardware": hardware(),
+            "versions": versions(),
+            "cells": cells,
+            "rows": rows,
+        }
+        args.results.mkdir(parents=True, exist_ok=True)
+        path = args.results / f"bakeoff_{args.name}.json"
+        path.write_text(json.dumps(record, indent=2) + os.linesep)
+        print(table(record | {"rows": rows[-1:]}).splitlines()[-1], flush=True)
+    print(table(record))
+
+
+def run(plan: RunPlan, records: Records, seed: int, tried: Tried) -> float:
+    """Accuracy of one row, one cell and one seed."""
+    codes, scored = records.codes(plan, tried)
+    return round(
+        prototype_stage.accuracy(
+            plan, codes, records.labels, scored, records.score_labels, records.total, seed, tried
+        ),
+        4,
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,269 @@
+"""Encoders that were tried beside the product's own: fixed maps, known before any data is seen.
+
+Features come by name (`features`), are brought to a code's length by a projection (`frame`), and stand
+beside the product's block of pooled pixels. None of this is in the product: see docs/frontier.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from mosaic_secure.models.encoders import ScatteringFeatures
+from mosaic_secure.seeds import torch_generator
+
+_SIDE = 7  # of the grid to which filter responses are pooled
+_PUBLIC_IMAGES = 10_000
+
+
+class _Tried(nn.Module):
+    """A function of images, as a module with the length of its result."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor], shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.function = function
+        self.dim = function(torch.zeros(1, *shape)).shape[1]
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.function(images)
+
+
+def feature_names() -> tuple[str, ...]:
+    """What `features` knows; names joined by "+" are put side by side with equal norms."""
+    return ("scattering", *_BUILDERS)
+
+
+def features(name: str, shape: tuple[int, int, int], seed: int) -> nn.Module:
+    """Images [B, C, S, S] -> [B, D] of norm one, by a fixed map.
+
+    Raises:
+        SystemExit: an unknown name.
+    """
+    if "+" in name:
+        parts = [features(part, shape, seed) for part in name.split("+")]
+        scale = len(parts) ** -0.5
+        return _Tried(lambda x: torch.cat([part(x) for part in parts], 1) * scale, shape)
+    if name == "scattering":
+        return ScatteringFeatures(shape)
+    if name not in _BUILDERS:
+        raise SystemExit(f"try.features: {name!r} is unknown; one of {', '.join(feature_names())}")
+    return _Tried(_BUILDERS[name](shape[0], torch_generator(seed, f"tried-{name}")), shape)
+
+
+def mirrored(module: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The mean of what `module` says of an image and of its mirror image, at norm one."""
+    return lambda images: functional.normalize(module(images) + module(images.flip(-1)), dim=1)
+
+
+def _normalised(maps: torch.Tensor) -> torch.Tensor:
+    """Maps [B, channels, h, w], each three channels of a record standardised together, at norm one."""
+    return functional.normalize(functional.group_norm(maps, max(1, maps.shape[1] // 3)).flatten(1), dim=1)
+
+
+def _convolution(filters: torch.Tensor, absolute: bool) -> Callable[[torch.Tensor], torch.Tensor]:
+    def of(images: torch.Tensor) -> torch.Tensor:
+        found = functional.conv2d(images, filters, padding=filters.shape[-1] // 2)
+        found = found.abs() if absolute else torch.cat([found.relu(), (-found).relu()], 1)
+        return _normalised(functional.adaptive_avg_pool2d(found, _SIDE))
+
+    return of
+
+
+def _random_filters(size: int, count: int, absolute: bool) -> Callable:
+    def build(channels: int, generator: torch.Generator) -> Callable[[torch.Tensor], torch.Tensor]:
+        filters = torch.randn(count, channels, size, size, generator=generator)
+        return _convolution(filters - filters.mean((1, 2, 3), keepdim=True), absolute)
+
+    return build
+
+
+def _two_layers(channels: int, generator: torch.Generator) -> Callable[[torch.Tensor], torch.Tensor]:
+    first = torch.randn(24, channels, 5, 5, generator=generator)
+    second = torch.randn(96, 24, 3, 3, generator=generator)
+    first, second = (f - f.mean((2, 3), keepdim=True) for f in (first, second))
+
+    def of(images: torch.Tensor) -> torch.Tensor:
+        inner = functional.avg_pool2d(functional.conv2d(images, first, padding=2).abs(), 2)
+        outer = functional.conv2d(inner, second, padding=1).abs()
+        return _normalised(functional.adaptive_avg_pool2d(torch.cat([inner, outer], 1), _SIDE))
+
+    return of
+
+
+def _gabor(channels: int, _: torch.Generator) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Moduli of complex Gabor filters: 8 angles, 3 wavelengths."""
+    axis = torch.arange(-7, 8, dtype=torch.float32)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    pairs = []
+    for wavelength in (2.7, 5.3, 10.6):
+        envelope = torch.exp(-0.5 * (x**2 + y**2) / (0.4 * wavelength) ** 2)
+        for k in range(8):
+            phase = (x * math.cos(math.pi * k / 8) + y * math.sin(math.pi * k / 8)) * 2 * math.pi / wavelength
+            wave = envelope * phase.cos()
+            pairs += [wave - envelope * wave.sum() / envelope.sum(), envelope * phase.sin()]
+    filters = torch.stack(pairs)[:, None].expand(-1, channels, -1, -1).contiguous()
+
+    def of(images: torch.Tensor) -> torch.Tensor:
+        found = functional.conv2d(images, filters, padding=7).unflatten(1, (-1, 2)).square().sum(2).sqrt()
+        found = torch.cat([functional.avg_pool2d(images, 4), functional.adaptive_avg_pool2d(found, _SIDE)], 1)
+        return _normalised(found)
+
+    return of
+
+
+def _haar(_channels: int, _: torch.Generator) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Moduli of undecimated Haar wavelets of three scales and three orientations, beside the mean."""
+
+    def of(images: torch.Tensor) -> torch.Tensor:
+        mean, out = images, []
+        for step in (1, 2, 4):
+            padded = functional.pad(mean, (0, step, 0, step), mode="replicate")
+            a, b = padded[..., :-step, :-step], padded[..., :-step, step:]
+            c, d = padded[..., step:, :-step], padded[..., step:, step:]
+            out += [(a + b - c - d).abs(), (a - b + c - d).abs(), (a - b - c + d).abs()]
+            mean = (a + b + c + d) / 4
+        return _normalised(functional.adaptive_avg_pool2d(torch.cat([*out, images], 1), _SIDE))
+
+    return of
+
+
+def _hog(*cells: int, bins: int = 9) -> Callable:
+    """Histograms of gradient orientations over cells (Dalal and Triggs, 2005), blocks of 2 x 2 cells."""
+
+    def build(_channels: int, _: torch.Generator) -> Callable[[torch.Tensor], torch.Tensor]:
+        def of(images: torch.Tensor) -> torch.Tensor:
+            padded = functional.pad(images, (1, 1, 1, 1), mode="replicate").mean(1, keepdim=True)
+            dx = padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]
+            dy = padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]
+            place = (torch.atan2(dy, dx) / math.pi % 1.0) * bins
+            away = (place - torch.arange(bins).view(1, -1, 1, 1)).abs()
+            votes = (dx**2 + dy**2).sqrt() * (1 - torch.minimum(away, bins - away)).clamp_min(0)
+            out = []
+            for cell in cells:
+                histogram = functional.avg_pool2d(votes, cell)
+                energy = histogram.square().sum(1, keepdim=True)
+                block = functional.avg_pool2d(functional.pad(energy, (1, 1, 1, 1), mode="replicate"), 3, 1)
+                found = (histogram / (block + 1e-4).sqrt()).clamp_max(1.0).flatten(1)
+                out.append(functional.normalize(found, dim=1) / len(cells) ** 0.5)
+            return torch.cat(out, 1)
+
+        return of
+
+    return build
+
+
+_BUILDERS: dict[str, Callable] = {
+    "conv3": _random_filters(3, 81, absolute=True),
+    "conv5": _random_filters(5, 81, absolute=True),
+    "conv5_relu": _random_filters(5, 40, absolute=False),
+    "conv_two_layers": _two_layers,
+    "gabor": _gabor,
+    "haar": _haar,
+    "hog2": _hog(2),
+    "hog4": _hog(4),
+    "hog7": _hog(7),
+    "hog247": _hog(2, 4, 7),
+}
+
+
+def frame(
+    kind: str,
+    module: nn.Module,
+    shape: tuple[int, int, int],
+    dim: int,
+    seed: int,
+    power: float,
+    public: Callable[[], tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A public mean [D] and matrix [D, dim]: features less the mean, times the matrix, at norm one, are a code.
+
+    Kinds: random (the product's), cosine (random signs, cosine transform, random rows), low (the slowest
+    cosines of each map of scattering), maps (random directions of each map alone), public (principal
+    directions of procedural images, weighted by variance^(-power / 2)).
+
+    Raises:
+        SystemExit: an unknown kind.
+    """
+    size, generator = module.dim, torch_generator(seed, "projection")
+    none, dim = torch.zeros(size), min(dim, module.dim)
+    if kind == "random":  # draws and signs as the product's
+        q, r = torch.linalg.qr(torch.randn(size, dim, generator=generator))
+        return none, q * r.diagonal().sign()
+    if kind == "cosine":
+        signs = torch.randint(0, 2, (size,), generator=generator) * 2.0 - 1.0
+        rows = torch.randperm(size, generator=generator)[:dim]
+        return none, signs[:, None] * _cosines(size)[rows].T
+    if kind in ("low", "maps"):
+        return none, _blocks(kind, size, shape[1] // 4, dim, generator)
+    if kind == "public":
+        mean, values, vectors = public()
+        return mean, vectors[:, :dim] * (values[:dim] / values[0]) ** (-power / 2)
+    raise SystemExit(f"try.projection: {kind!r} is unknown; one of random, cosine, low, maps, public")
+
+
+def _blocks(kind: str, size: int, side: int, dim: int, generator: torch.Generator) -> torch.Tensor:
+    """[size, dim]: some directions of each map of side x side points, the first of every map first."""
+    area = side**2
+    each = math.ceil(dim * area / size)
+    if kind == "low":
+        basis = torch.kron(_cosines(side), _cosines(side))
+        speed = torch.arange(side)[:, None] ** 2 + torch.arange(side)[None, :] ** 2
+        blocks = [basis[speed.flatten().argsort(stable=True)[:each]].T] * (size // area)
+    else:
+        draws = torch.randn(size // area, area, each, generator=generator)
+        blocks = list(torch.linalg.qr(draws)[0])
+    return torch.block_diag(*blocks).unflatten(1, (-1, each)).transpose(1, 2).flatten(1)[:, :dim]
+
+
+def _cosines(size: int) -> torch.Tensor:
+    """The orthonormal cosine transform, one frequency a row."""
+    k = torch.arange(size, dtype=torch.float64)
+    rows = torch.cos(math.pi / size * k[:, None] * (k[None, :] + 0.5)) * math.sqrt(2.0 / size)
+    rows[0] /= math.sqrt(2.0)
+    return rows.float()
+
+
+def principal(
+    module: Callable, shape: tuple[int, int, int], seed: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mean [D], variances [D] (falling) and directions [D, D] of the features of procedural images."""
+    images = torch.from_numpy(procedural_images(_PUBLIC_IMAGES, shape, seed))
+    with torch.no_grad():
+        found = torch.cat([module(part) for part in images.split(512)])
+    mean = found.mean(0)
+    found = functional.normalize(found - mean, dim=1)
+    values, vectors = torch.linalg.eigh(found.T @ found / len(found))
+    return mean, values.flip(0).clamp_min(1e-9), vectors.flip(1)
+
+
+def procedural_images(count: int, shape: tuple[int, int, int], seed: int) -> np.ndarray:
+    """Images float32 [count, C, S, S] in [0, 1] of random ellipses, rectangles and arcs, some with stripes."""
+    rng, (channels, size, _) = np.random.default_rng([30, seed % 2**32]), shape
+    y, x = np.mgrid[0:size, 0:size].astype(np.float32) / (size - 1) * 2 - 1
+    out = np.zeros((count, size, size), dtype=np.float32)
+    for image in out:
+        image += rng.random() * (rng.random() < 0.4)
+        for _ in range(rng.integers(1, 9)):
+            turn, (left, top) = rng.uniform(0, math.pi), rng.uniform(-0.8, 0.8, 2)
+            length = math.exp(rng.uniform(math.log(0.06), 0.0))
+            width = length * math.exp(rng.uniform(math.log(0.1), 0.0))
+            u = (x - left) * math.cos(turn) + (y - top) * math.sin(turn)
+            v = (y - top) * math.cos(turn) - (x - left) * math.sin(turn)
+            outside = (
+                lambda: (np.hypot(u / length, v / width) - 1) * width,  # noqa: B023 (called at once)
+                lambda: np.maximum(np.abs(u) - length, np.abs(v) - width),  # noqa: B023
+                lambda: np.abs(np.hypot(u, v) - length) - 0.1,  # noqa: B023
+            )[rng.integers(3)]()
+            cover = np.clip(0.5 - outside * size / 2, 0, 1)
+            shade = rng.random()
+            if rng.random() < 0.4:
+                shade = shade * (0.6 + 0.4 * np.sin(rng.uniform(2, 14) * u + rng.uniform(0, 6.3)))
+            image += cover * (shade - image)
+        if rng.random() < 0.5:
+            image += rng.normal(0, 0.05, image.shape)
+    return np.repeat(np.clip(out, 0, 1)[:, None], channels, axis=1)
