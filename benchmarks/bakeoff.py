@@ -1,14 +1,14 @@
 """Try settings of the prototype stage on a validation part of the training records, and write a table.
 
 The stage's own mechanisms and learning rules run on cached codes; encryption, which changes no number, is
-left out. A part of the training records is held out for scores (a sixth of 60,000; of small sets a fifth, drawn
-anew for each seed); no test set is read. With --records fewer records are used and the noise shrinks by the same
-factor, so that the ratio of signal to noise is that of the whole set.
+left out. A part of the training records is held out for scores (a sixth of 60,000; of small sets a fifth,
+drawn anew for each seed); no test set is read. With --records fewer records are used and the noise shrinks by
+the same factor, so that the ratio of signal to noise is that of the whole set.
 
     python benchmarks/bakeoff.py whitening --config fashion_mnist --vary prototypes.whitening=0,0.5,0.75,1
 
-Several --vary give every combination; --variant "a.b=1 c.d=2" adds one row with several settings, --variant ""
-one without any. Settings that begin with "try." are of what is not in the product: see `prototype_stage.Tried`.
+Several --vary give every combination; --variant "a.b=1 c.d=2" adds a row of several settings, --variant ""
+one without any. A row's settings that begin with "try." are not in the product: see `prototype_stage.Tried`.
 """
 
 from __future__ import annotations

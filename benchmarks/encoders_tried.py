@@ -180,7 +180,7 @@ def frame(
     power: float,
     public: Callable[[], tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A public mean [D] and matrix [D, dim]: features less the mean, times the matrix, at norm one, are a code.
+    """A public mean [D] and matrix [D, dim]: codes are features less the mean, times the matrix.
 
     Kinds: random (the product's), cosine (random signs, cosine transform, random rows), low (the slowest
     cosines of each map of scattering), maps (random directions of each map alone), public (principal
@@ -199,7 +199,7 @@ def frame(
         rows = torch.randperm(size, generator=generator)[:dim]
         return none, signs[:, None] * _cosines(size)[rows].T
     if kind in ("low", "maps"):
-        return none, _blocks(kind, size, shape[1] // 4, dim, generator)
+        return none, _blocks(kind, size, module.transform.side, dim, generator)
     if kind == "public":
         mean, values, vectors = public()
         return mean, vectors[:, :dim] * (values[:dim] / values[0]) ** (-power / 2)
@@ -242,7 +242,7 @@ def principal(
 
 
 def procedural_images(count: int, shape: tuple[int, int, int], seed: int) -> np.ndarray:
-    """Images float32 [count, C, S, S] in [0, 1] of random ellipses, rectangles and arcs, some with stripes."""
+    """Images float32 [count, C, S, S] in [0, 1] of random ellipses, rectangles and arcs, some striped."""
     rng, (channels, size, _) = np.random.default_rng([30, seed % 2**32]), shape
     y, x = np.mgrid[0:size, 0:size].astype(np.float32) / (size - 1) * 2 - 1
     out = np.zeros((count, size, size), dtype=np.float32)

@@ -116,7 +116,7 @@ def accuracy(
 def noisy_sums(
     made: Any, codes: np.ndarray, labels: np.ndarray, clients: int, rng: np.random.Generator, weights: Any
 ) -> dict[str, np.ndarray]:
-    """What the decrypted sum decodes to: exact sums of the mechanism, and the noise of all clients at once."""
+    """What the decrypted sum decodes to: exact sums of the mechanism, and the noise of all clients."""
     exact = dataclasses.replace(made, noise_multiplier=0.0, limit=2**62)
     source = NoiseSource(bytes(32), "no noise is drawn from it")
     values = np.zeros(made.length, dtype=np.int64)
