@@ -117,12 +117,12 @@ class Records:
 
 
 def variants(varied: list[str], single: list[str]) -> Iterator[dict[str, str]]:
-    """Settings of each row."""
+    """Settings of each row: of single rows first, so that one of them may be what others are held against."""
+    for text in single:
+        yield dict(item.split("=", 1) for item in text.split())
     axes = [[(name, v) for v in values.split(",")] for name, values in (t.split("=", 1) for t in varied)]
     if axes or not single:
         yield from (dict(choice) for choice in itertools.product(*axes))
-    for text in single:
-        yield dict(item.split("=", 1) for item in text.split())
 
 
 def settings(args: argparse.Namespace, trust: str, epsilon: str, given: dict[str, str]) -> dict[str, str]:

@@ -61,8 +61,10 @@ def mirrored(module: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 def _normalised(maps: torch.Tensor) -> torch.Tensor:
-    """Maps [B, channels, h, w], each three channels of a record standardised together, at norm one."""
-    return functional.normalize(functional.group_norm(maps, max(1, maps.shape[1] // 3)).flatten(1), dim=1)
+    """Maps [B, channels, h, w], some three channels of a record standardised together, at norm one."""
+    channels = maps.shape[1]
+    groups = max(count for count in range(1, channels // 3 + 1) if channels % count == 0)
+    return functional.normalize(functional.group_norm(maps, groups).flatten(1), dim=1)
 
 
 def _convolution(filters: torch.Tensor, absolute: bool) -> Callable[[torch.Tensor], torch.Tensor]:
