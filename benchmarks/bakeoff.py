@@ -14,6 +14,7 @@ one without any. A row's settings that begin with "try." are not in the product:
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
 import os
@@ -43,7 +44,7 @@ SMALL = 5000  # records; below it each seed draws a held-out part of its own
 class Records:
     """Public training images, split into those that are learnt from and those that score."""
 
-    def __init__(self, config: RunConfig, limit: int | None, seed: int) -> None:
+    def __init__(self, config: RunConfig, limit: int | None, seed: int, cache: Path | None = None) -> None:
         from mosaic_secure.data.benchmarks import locate, read_benchmark
 
         name = config.data.dataset
@@ -57,19 +58,20 @@ class Records:
         self.images, self.labels = images[learn], np.asarray(raw.labels)[learn].astype(np.int64)
         self.score_images, self.score_labels = images[order[:held]], np.asarray(raw.labels)[order[:held]]
         self._kept: dict[str, tuple[Any, Any]] = {}
+        self._cache, self._whose = cache, (name, limit, seed if small else 0)
 
     def codes(self, plan: RunPlan, tried: Tried) -> tuple[np.ndarray, np.ndarray]:
         """Codes of both parts; the latest are kept for the next row."""
         from mosaic_secure.models.encoders import encode
 
         part = plan.config.prototypes
-        key = (part.encoder, part.dim, part.image_size, part.pixel_weight, plan.config.seed, tried.encoder)
+        key = (part.encoder, part.dim, part.image_size, part.pixel_weight, plan.config.seed, tried)
 
         def make() -> tuple[np.ndarray, np.ndarray]:
             if any(tried.encoder):
                 return self._tried_codes(plan, tried)
-            encoder = plan.encoder()
-            return encode(encoder, self.images), encode(encoder, self.score_images)
+            encoder, both = plan.encoder(), (self.images, self.score_images)
+            return self._stored((self._whose, key), lambda: tuple(encode(encoder, images) for images in both))
 
         return self._keep("codes", key, make)
 
@@ -80,6 +82,18 @@ class Records:
             self._kept[name] = key, make()
         return self._kept[name][1]
 
+    def _stored(self, key: Any, make: Callable[[], tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
+        """The arrays that `make` makes, from a file where there is a cache."""
+        if self._cache is None:
+            return make()
+        path = self._cache / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:20]}.npz"
+        if not path.exists():
+            self._cache.mkdir(parents=True, exist_ok=True)
+            np.savez(path.with_suffix(".part.npz"), *make())
+            path.with_suffix(".part.npz").rename(path)
+        with np.load(path) as stored:
+            return tuple(stored[name] for name in stored.files)
+
     def _tried_codes(self, plan: RunPlan, tried: Tried) -> tuple[np.ndarray, ...]:
         import encoders_tried
         import torch
@@ -89,13 +103,20 @@ class Records:
         module = encoders_tried.features(name, shape, seed)
         of = encoders_tried.mirrored(module) if tried.mirror else module
         both = [torch.from_numpy(images) for images in (self.images, self.score_images)]
-        key = (name, tried.mirror != "")
+        key = (name, seed, tried.mirror != "")
 
         @torch.no_grad()
-        def make() -> list[torch.Tensor]:
-            return [torch.cat([of(part) for part in images.split(512)]) for images in both]
+        def make() -> tuple[np.ndarray, ...]:
+            return tuple(torch.cat([of(part) for part in images.split(512)]).numpy() for images in both)
 
-        found = self._keep("features", key, make)
+        def public() -> np.ndarray:
+            (rows,) = self._stored(
+                ("public", shape, tried.images, key),
+                lambda: (encoders_tried.public_features(of, tried.images, shape, seed),),
+            )
+            return rows
+
+        found = self._keep("features", key, lambda: self._stored((self._whose, key), make))
         mean, matrix = encoders_tried.frame(
             tried.projection or "random",
             module,
@@ -103,12 +124,12 @@ class Records:
             plan.config.prototypes.dim,
             derive_seed(seed, "encoder"),
             tried.power,
-            lambda: self._keep("public", key, lambda: encoders_tried.principal(of, shape, seed)),
+            lambda: self._keep("public", (tried.images, key), public),
         )
         weight = product.pixel_weight
         out = []
         for images, rows in zip(both, found, strict=True):
-            code = torch.nn.functional.normalize((rows - mean) @ matrix, dim=1)
+            code = torch.nn.functional.normalize((torch.from_numpy(rows) - mean) @ matrix, dim=1)
             if weight:
                 pool = encoders_tried.mirrored(product.pool) if tried.mirror == "all" else product.pool
                 code = torch.cat([code * (1 - weight) ** 0.5, pool(images) * weight**0.5], 1)
@@ -159,6 +180,16 @@ def compare(rows: list[dict[str, Any]], cells: list[str]) -> None:
         row["difference"] = {"mean": round(statistics.mean(found), 3), "std": deviation}
 
 
+def places_left_out(words: list[str]) -> list[str]:
+    """A command without the folders of this machine."""
+    places = ("--cache", "--results")
+    return [
+        word
+        for before, word in zip(["", *words], words, strict=False)
+        if word not in places and before not in places
+    ]
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", help="of the result file")
@@ -174,16 +205,19 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--vary", action="append", default=[], metavar="FIELD=A,B,...")
     parser.add_argument("--variant", action="append", default=[], metavar='"FIELD=A FIELD=B"')
     parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--cache", type=Path, help="folder for features, so that another table need not wait")
     parser.add_argument("--results", type=Path, default=RESULTS, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     import torch
 
     torch.set_num_threads(args.threads)
     seeds = [int(seed) for seed in args.seeds.split(",")]
-    records = {seed: Records(load_config(args.config), args.records, seed) for seed in seeds[:1]}
+    records = {seed: Records(load_config(args.config), args.records, seed, args.cache) for seed in seeds[:1]}
     first = records[seeds[0]]
     if len(first.images) + len(first.score_images) < SMALL:
-        records |= {seed: Records(load_config(args.config), args.records, seed) for seed in seeds[1:]}
+        records |= {
+            seed: Records(load_config(args.config), args.records, seed, args.cache) for seed in seeds[1:]
+        }
     pairs = list(itertools.product(args.epsilons.split(","), args.trusts.split(",")))
     cells = [f"{trust} {epsilon}" for epsilon, trust in pairs]
     rows: list[dict[str, Any]] = []
@@ -201,7 +235,7 @@ def main(argv: list[str] | None = None) -> None:
         record = {
             "schema_version": 1,
             "name": args.name,
-            "command": "python benchmarks/bakeoff.py " + shlex.join(argv or sys.argv[1:]),
+            "command": "python benchmarks/bakeoff.py " + shlex.join(places_left_out(argv or sys.argv[1:])),
             "date": datetime.now(UTC).date().isoformat(),
             "records": len(first.labels),
             "scored_on": f"{len(first.score_labels)} held-out training records",

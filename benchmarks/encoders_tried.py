@@ -18,7 +18,7 @@ from mosaic_secure.models.encoders import ScatteringFeatures
 from mosaic_secure.seeds import torch_generator
 
 _SIDE = 7  # of the grid to which filter responses are pooled
-_PUBLIC_IMAGES = 10_000
+_ITERATIONS = 2
 
 
 class _Tried(nn.Module):
@@ -180,13 +180,14 @@ def frame(
     dim: int,
     seed: int,
     power: float,
-    public: Callable[[], tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
+    public: Callable[[], np.ndarray],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A public mean [D] and matrix [D, dim]: codes are features less the mean, times the matrix.
 
     Kinds: random (the product's), cosine (random signs, cosine transform, random rows), low (the slowest
     cosines of each map of scattering), maps (random directions of each map alone), public (principal
-    directions of procedural images, weighted by variance^(-power / 2)).
+    directions of procedural images, weighted by variance^(-power / 2)), sketch (nearly the same directions,
+    by subspace iteration from a random frame: another machine's rounding moves it little, and it is cheaper).
 
     Raises:
         SystemExit: an unknown kind.
@@ -203,9 +204,17 @@ def frame(
     if kind in ("low", "maps"):
         return none, _blocks(kind, size, module.transform.side, dim, generator)
     if kind == "public":
-        mean, values, vectors = public()
+        mean, rows = centred(public())
+        values, vectors = torch.linalg.eigh(rows.T @ rows)
+        values, vectors = values.flip(0).clamp_min(1e-9 * values[-1]), vectors.flip(1)
         return mean, vectors[:, :dim] * (values[:dim] / values[0]) ** (-power / 2)
-    raise SystemExit(f"try.projection: {kind!r} is unknown; one of random, cosine, low, maps, public")
+    if kind == "sketch":
+        mean, rows = centred(public())
+        found = torch.randn(size, dim, generator=generator)
+        for _ in range(_ITERATIONS):
+            found = torch.linalg.qr((rows.T @ (rows @ found)).double())[0].float()
+        return mean, found
+    raise SystemExit(f"try.projection: {kind!r} is unknown; one of random, cosine, low, maps, public, sketch")
 
 
 def _blocks(kind: str, size: int, side: int, dim: int, generator: torch.Generator) -> torch.Tensor:
@@ -230,17 +239,18 @@ def _cosines(size: int) -> torch.Tensor:
     return rows.float()
 
 
-def principal(
-    module: Callable, shape: tuple[int, int, int], seed: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mean [D], variances [D] (falling) and directions [D, D] of the features of procedural images."""
-    images = torch.from_numpy(procedural_images(_PUBLIC_IMAGES, shape, seed))
+def public_features(of: Callable, count: int, shape: tuple[int, int, int], seed: int) -> np.ndarray:
+    """Features [count, D] of procedural images."""
+    images = torch.from_numpy(procedural_images(count, shape, seed))
     with torch.no_grad():
-        found = torch.cat([module(part) for part in images.split(512)])
+        return torch.cat([of(part) for part in images.split(512)]).numpy()
+
+
+def centred(rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean of rows, and the rows less it at norm one."""
+    found = torch.from_numpy(rows)
     mean = found.mean(0)
-    found = functional.normalize(found - mean, dim=1)
-    values, vectors = torch.linalg.eigh(found.T @ found / len(found))
-    return mean, values.flip(0).clamp_min(1e-9), vectors.flip(1)
+    return mean, functional.normalize(found - mean, dim=1)
 
 
 def procedural_images(count: int, shape: tuple[int, int, int], seed: int) -> np.ndarray:

@@ -25,7 +25,7 @@ class Tried:
     """What a row tries beside fields of the configuration, from settings that begin with "try.".
 
     Attributes:
-        features, projection, mirror, power: of the encoder, see `encoders_tried`.
+        features, projection, mirror, power, images: of the encoder, see `encoders_tried`.
         keep: gradients are taken on so many of the strongest directions of the metric only; 0: on all.
         clusters: 1, 2 or 4 sub-classes of each class in the gradient rounds, told apart by the signs of a
             code less its class mean along the strongest directions of the released moments.
@@ -36,6 +36,7 @@ class Tried:
     projection: str = ""
     mirror: str = ""
     power: float = 0.0
+    images: int = 10_000
     keep: int = 0
     clusters: int = 1
     merge: str = "max"
@@ -50,9 +51,9 @@ class Tried:
         return cls(**{name: kinds[name](text) for name, text in given.items()})
 
     @property
-    def encoder(self) -> tuple[str, str, str, float]:
-        """What of it changes codes; all of it empty: the product's encoder."""
-        return self.features, self.projection, self.mirror, self.power
+    def encoder(self) -> tuple[str, str, str]:
+        """What makes the encoder another than the product's; all of it empty: the product's."""
+        return self.features, self.projection, self.mirror
 
 
 def accuracy(
