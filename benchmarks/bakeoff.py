@@ -18,6 +18,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import shlex
 import statistics
 import sys
@@ -38,6 +39,7 @@ from mosaic_secure.config import RunConfig, load_config  # noqa: E402
 from mosaic_secure.plan import RunPlan, build_plan  # noqa: E402
 from mosaic_secure.seeds import derive_seed  # noqa: E402
 
+_SECTION = re.compile(r"^(prototypes|privacy|try)\.")  # left out in a table
 SMALL = 5000  # records; below it each seed draws a held-out part of its own
 
 
@@ -159,7 +161,7 @@ def table(record: dict[str, Any]) -> str:
     lines = ["| settings | " + " | ".join(cells) + " | against the first row, points |"]
     lines.append("| --- |" + " --- |" * (len(cells) + 1))
     for row in record["rows"]:
-        items = (f"{name.split('.', 1)[1]}={value}" for name, value in row["settings"].items())
+        items = (f"{_SECTION.sub('', name)}={value}" for name, value in row["settings"].items())
         difference, deviation = row["difference"]["mean"], row["difference"]["std"]
         last = f"{difference:+.2f}" + ("" if deviation is None else f" ± {deviation:.2f}")
         accuracies = " | ".join(f"{row[cell]:.4f}" for cell in cells)
