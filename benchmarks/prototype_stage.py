@@ -111,6 +111,7 @@ def accuracy(
             )
     logits = (scored @ state.weights).reshape(len(scored), plan.num_classes, -1)
     merged = logits.max(2) if tried.merge == "max" else np.logaddexp.reduce(logits, axis=2)
+    merged = merged + state.bias(plan.config.prototypes.balance)
     return float((merged.argmax(1) == scored_labels).mean())
 
 
