@@ -44,7 +44,7 @@ class PrototypesConfig(Section):
     """
 
     enabled: bool = True
-    encoder: Literal["fourier", "scattering", "pixels"] = "fourier"
+    encoder: Literal["fourier", "scattering", "wavelets", "pixels"] = "fourier"
     dim: Annotated[int, Field(ge=2, le=8192)] = 256
     image_size: Annotated[int, Field(ge=2, le=64)] = 8
     feature_size: Annotated[int, Field(ge=8, le=64)] | None = None

@@ -7,16 +7,30 @@ before weighting; the whole has norm one. The pixel block lets released moments 
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
 import torch
 from torch import nn
 
+from mosaic_secure.models.gabor import GaborFeatures
+from mosaic_secure.models.projections import principal_frame, random_frame
 from mosaic_secure.models.scattering import Scattering2d
 from mosaic_secure.seeds import torch_generator
 
-__all__ = ["Encoder", "ScatteringFeatures", "build_encoder", "centre_codes", "encode", "encoder_names"]
+__all__ = [
+    "Encoder",
+    "ScatteringFeatures",
+    "WaveletFeatures",
+    "build_encoder",
+    "centre_codes",
+    "encode",
+    "encoder_names",
+]
+
+_SMALLEST = 16  # pixels a side of an image that wavelets take: coarse waves have no room in smaller ones
+_MOST = 1024  # directions of wavelets: more need more procedural images than anyone should wait for
 
 
 def _unit(rows: torch.Tensor) -> torch.Tensor:
@@ -76,12 +90,50 @@ class _ProjectedScattering(nn.Module):
         super().__init__()
         self.features = ScatteringFeatures(image_shape)
         self.dim = min(dim, self.features.dim)
-        gaussian = torch.randn(self.features.dim, self.dim, generator=torch_generator(seed, "projection"))
-        frame, triangle = torch.linalg.qr(gaussian)
-        self.register_buffer("frame", frame * triangle.diagonal().sign(), persistent=False)
+        self.register_buffer("frame", random_frame(self.features.dim, self.dim, seed), persistent=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return _unit(self.features(images) @ self.frame)
+
+
+class WaveletFeatures(nn.Module):
+    """Scattering coefficients and Gabor moduli side by side, each of norm sqrt(1/2): [B, D]."""
+
+    def __init__(self, image_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        if image_shape[-1] < _SMALLEST:
+            raise ValueError(f"image_shape: wavelets take images of {_SMALLEST}x{_SMALLEST} pixels and more")
+        self.scattering = ScatteringFeatures(image_shape)
+        self.gabor = GaborFeatures(image_shape)
+        self.dim = self.scattering.dim + self.gabor.dim
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """images [B, C, S, S] in [0, 1] -> [B, D] of norm one."""
+        return torch.cat([self.scattering(images), self.gabor(images)], dim=1) * math.sqrt(0.5)
+
+
+@functools.lru_cache(maxsize=4)  # it takes seconds, and a process builds the same encoder many times
+def _wavelet_frame(
+    image_shape: tuple[int, int, int], dim: int, seed: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    with torch.device("cpu"):
+        return principal_frame(WaveletFeatures(image_shape), image_shape, dim, seed)
+
+
+class _ProjectedWavelets(nn.Module):
+    """Wavelet features less their public mean, on principal directions of procedural images, at norm one."""
+
+    def __init__(self, image_shape: tuple[int, int, int], dim: int, seed: int) -> None:
+        super().__init__()
+        if dim > _MOST:
+            raise ValueError(f"dim: wavelets have at most {_MOST} directions, got {dim}")
+        self.features, self.dim = WaveletFeatures(image_shape), dim
+        mean, frame = _wavelet_frame(tuple(image_shape), dim, seed)
+        self.register_buffer("mean", mean.clone(), persistent=False)
+        self.register_buffer("frame", frame.clone(), persistent=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return _unit((self.features(images) - self.mean) @ self.frame)
 
 
 class Encoder(nn.Module):
@@ -157,7 +209,7 @@ class _NoFeatures(nn.Module):
 
 def encoder_names() -> tuple[str, ...]:
     """Names that `build_encoder` knows."""
-    return ("fourier", "scattering", "pixels")
+    return ("fourier", "scattering", "wavelets", "pixels")
 
 
 def build_encoder(
@@ -187,6 +239,8 @@ def build_encoder(
         features: nn.Module = _FourierFeatures(seen, dim, seed)
     elif name == "scattering":
         features = _ProjectedScattering(seen, dim, seed)
+    elif name == "wavelets":
+        features = _ProjectedWavelets(seen, dim, seed)
     elif name == "pixels":
         features = _NoFeatures()
         pixel_weight = 1.0 - 1e-9
