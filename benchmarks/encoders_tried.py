@@ -1,7 +1,8 @@
 """Encoders that were tried beside the product's own: fixed maps, known before any data is seen.
 
 Features come by name (`features`), are brought to a code's length by a projection (`frame`), and stand
-beside the product's block of pooled pixels. None of this is in the product: see docs/frontier.md.
+beside the product's block of pooled pixels. What proved best is the product's encoder "wavelets": see
+docs/frontier.md.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from torch import nn
 from torch.nn import functional
 
 from mosaic_secure.models.encoders import ScatteringFeatures
+from mosaic_secure.models.gabor import GaborFeatures
+from mosaic_secure.models.procedural import procedural_images
+from mosaic_secure.models.projections import principal_directions, random_frame
 from mosaic_secure.seeds import torch_generator
 
 _SIDE = 7  # of the grid to which filter responses are pooled
-_ITERATIONS = 2
 
 
 class _Tried(nn.Module):
@@ -35,7 +38,7 @@ class _Tried(nn.Module):
 
 def feature_names() -> tuple[str, ...]:
     """What `features` knows; names joined by "+" are put side by side with equal norms."""
-    return ("scattering", *_BUILDERS)
+    return (*_PRODUCT, *_BUILDERS)
 
 
 def features(name: str, shape: tuple[int, int, int], seed: int) -> nn.Module:
@@ -48,8 +51,8 @@ def features(name: str, shape: tuple[int, int, int], seed: int) -> nn.Module:
         parts = [features(part, shape, seed) for part in name.split("+")]
         scale = len(parts) ** -0.5
         return _Tried(lambda x: torch.cat([part(x) for part in parts], 1) * scale, shape)
-    if name == "scattering":
-        return ScatteringFeatures(shape)
+    if name in _PRODUCT:
+        return _PRODUCT[name](shape)
     if name not in _BUILDERS:
         raise SystemExit(f"try.features: {name!r} is unknown; one of {', '.join(feature_names())}")
     return _Tried(_BUILDERS[name](shape[0], torch_generator(seed, f"tried-{name}")), shape)
@@ -97,27 +100,6 @@ def _two_layers(channels: int, generator: torch.Generator) -> Callable[[torch.Te
     return of
 
 
-def _gabor(channels: int, _: torch.Generator) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Moduli of complex Gabor filters: 8 angles, 3 wavelengths."""
-    axis = torch.arange(-7, 8, dtype=torch.float32)
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
-    pairs = []
-    for wavelength in (2.7, 5.3, 10.6):
-        envelope = torch.exp(-0.5 * (x**2 + y**2) / (0.4 * wavelength) ** 2)
-        for k in range(8):
-            phase = (x * math.cos(math.pi * k / 8) + y * math.sin(math.pi * k / 8)) * 2 * math.pi / wavelength
-            wave = envelope * phase.cos()
-            pairs += [wave - envelope * wave.sum() / envelope.sum(), envelope * phase.sin()]
-    filters = torch.stack(pairs)[:, None].expand(-1, channels, -1, -1).contiguous()
-
-    def of(images: torch.Tensor) -> torch.Tensor:
-        found = functional.conv2d(images, filters, padding=7).unflatten(1, (-1, 2)).square().sum(2).sqrt()
-        found = torch.cat([functional.avg_pool2d(images, 4), functional.adaptive_avg_pool2d(found, _SIDE)], 1)
-        return _normalised(found)
-
-    return of
-
-
 def _haar(_channels: int, _: torch.Generator) -> Callable[[torch.Tensor], torch.Tensor]:
     """Moduli of undecimated Haar wavelets of three scales and three orientations, beside the mean."""
 
@@ -159,12 +141,12 @@ def _hog(*cells: int, bins: int = 9) -> Callable:
     return build
 
 
+_PRODUCT: dict[str, Callable] = {"scattering": ScatteringFeatures, "gabor": GaborFeatures}
 _BUILDERS: dict[str, Callable] = {
     "conv3": _random_filters(3, 81, absolute=True),
     "conv5": _random_filters(5, 81, absolute=True),
     "conv5_relu": _random_filters(5, 40, absolute=False),
     "conv_two_layers": _two_layers,
-    "gabor": _gabor,
     "haar": _haar,
     "hog2": _hog(2),
     "hog4": _hog(4),
@@ -186,17 +168,16 @@ def frame(
 
     Kinds: random (the product's), cosine (random signs, cosine transform, random rows), low (the slowest
     cosines of each map of scattering), maps (random directions of each map alone), public (principal
-    directions of procedural images, weighted by variance^(-power / 2)), sketch (nearly the same directions,
-    by subspace iteration from a random frame: another machine's rounding moves it little, and it is cheaper).
+    directions of procedural images, weighted by variance^(-power / 2)), sketch (nearly the same directions as
+    the encoder "wavelets" has them, by subspace iteration from a random frame).
 
     Raises:
         SystemExit: an unknown kind.
     """
     size, generator = module.dim, torch_generator(seed, "projection")
     none, dim = torch.zeros(size), min(dim, module.dim)
-    if kind == "random":  # draws and signs as the product's
-        q, r = torch.linalg.qr(torch.randn(size, dim, generator=generator))
-        return none, q * r.diagonal().sign()
+    if kind == "random":
+        return none, random_frame(size, dim, seed)
     if kind == "cosine":
         signs = torch.randint(0, 2, (size,), generator=generator) * 2.0 - 1.0
         rows = torch.randperm(size, generator=generator)[:dim]
@@ -209,11 +190,7 @@ def frame(
         values, vectors = values.flip(0).clamp_min(1e-9 * values[-1]), vectors.flip(1)
         return mean, vectors[:, :dim] * (values[:dim] / values[0]) ** (-power / 2)
     if kind == "sketch":
-        mean, rows = centred(public())
-        found = torch.randn(size, dim, generator=generator)
-        for _ in range(_ITERATIONS):
-            found = torch.linalg.qr((rows.T @ (rows @ found)).double())[0].float()
-        return mean, found
+        return principal_directions(torch.from_numpy(public()), dim, seed)
     raise SystemExit(f"try.projection: {kind!r} is unknown; one of random, cosine, low, maps, public, sketch")
 
 
@@ -251,31 +228,3 @@ def centred(rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     found = torch.from_numpy(rows)
     mean = found.mean(0)
     return mean, functional.normalize(found - mean, dim=1)
-
-
-def procedural_images(count: int, shape: tuple[int, int, int], seed: int) -> np.ndarray:
-    """Images float32 [count, C, S, S] in [0, 1] of random ellipses, rectangles and arcs, some striped."""
-    rng, (channels, size, _) = np.random.default_rng([30, seed % 2**32]), shape
-    y, x = np.mgrid[0:size, 0:size].astype(np.float32) / (size - 1) * 2 - 1
-    out = np.zeros((count, size, size), dtype=np.float32)
-    for image in out:
-        image += rng.random() * (rng.random() < 0.4)
-        for _ in range(rng.integers(1, 9)):
-            turn, (left, top) = rng.uniform(0, math.pi), rng.uniform(-0.8, 0.8, 2)
-            length = math.exp(rng.uniform(math.log(0.06), 0.0))
-            width = length * math.exp(rng.uniform(math.log(0.1), 0.0))
-            u = (x - left) * math.cos(turn) + (y - top) * math.sin(turn)
-            v = (y - top) * math.cos(turn) - (x - left) * math.sin(turn)
-            outside = (
-                lambda: (np.hypot(u / length, v / width) - 1) * width,  # noqa: B023 (called at once)
-                lambda: np.maximum(np.abs(u) - length, np.abs(v) - width),  # noqa: B023
-                lambda: np.abs(np.hypot(u, v) - length) - 0.1,  # noqa: B023
-            )[rng.integers(3)]()
-            cover = np.clip(0.5 - outside * size / 2, 0, 1)
-            shade = rng.random()
-            if rng.random() < 0.4:
-                shade = shade * (0.6 + 0.4 * np.sin(rng.uniform(2, 14) * u + rng.uniform(0, 6.3)))
-            image += cover * (shade - image)
-        if rng.random() < 0.5:
-            image += rng.normal(0, 0.05, image.shape)
-    return np.repeat(np.clip(out, 0, 1)[:, None], channels, axis=1)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mosaic_secure.config import RunConfig, config_hash
 from mosaic_secure.errors import UserError
+from mosaic_secure.models.names import WAVELET_SIZE
 from mosaic_secure.release_requests import are_requested, release_requests
 from privacy.budget import BudgetPlan, PlannedRelease, plan_budget
 from privacy.canonical import canonical_json
@@ -68,7 +69,7 @@ class RunPlan:
         """The plan of a given budget.
 
         Raises:
-            UserError: the budget does not belong to this configuration.
+            UserError: the budget does not belong to this configuration, or the encoder takes no such images.
         """
         from mosaic_secure.data import data_info
 
@@ -76,7 +77,14 @@ class RunPlan:
             raise UserError("plan: its epsilon or delta is not the configuration's")
         if not are_requested(budget.releases, config):
             raise UserError("plan: its releases are not the configuration's")
-        return cls(config, budget, data_info(config.data, data_root))
+        info, prototypes = data_info(config.data, data_root), config.prototypes
+        size = min(info.image_shape[-1], prototypes.feature_size or info.image_shape[-1])
+        if prototypes.enabled and prototypes.encoder == "wavelets" and size < WAVELET_SIZE:
+            raise UserError(
+                f"prototypes.encoder = 'wavelets': takes images of {WAVELET_SIZE}x{WAVELET_SIZE} pixels or "
+                f"more, not {size}x{size}; use 'scattering' or 'fourier'"
+            )
+        return cls(config, budget, info)
 
     @property
     def config_hash(self) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mosaic_secure.config.methods import check_method
 from mosaic_secure.errors import UserError
-from mosaic_secure.models.names import CLASSIFIERS
+from mosaic_secure.models.names import CLASSIFIERS, WAVELET_DIM
 
 if TYPE_CHECKING:
     from mosaic_secure.config.run import RunConfig
@@ -199,6 +199,10 @@ def _check_parts(config: RunConfig) -> None:
         raise UserError(
             f"prototypes.dim = {prototypes.dim}: Fourier features come in pairs of sine and cosine; "
             "use an even number"
+        )
+    if prototypes.enabled and prototypes.encoder == "wavelets" and prototypes.dim > WAVELET_DIM:
+        raise UserError(
+            f"prototypes.dim = {prototypes.dim}: the encoder 'wavelets' has at most {WAVELET_DIM} directions"
         )
     sampler = config.sampler
     if sampler.centre_share + sampler.means_share + sampler.moments_share >= 1:

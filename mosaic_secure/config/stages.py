@@ -29,6 +29,8 @@ class PrototypesConfig(Section):
     which holds ``pixel_weight`` of the squared norm and from which synthetic images are drawn. Features
     are of the image averaged to ``feature_size`` x ``feature_size`` (none: as it is): an expert that is to
     label images drawn from coarse moments must not look for detail which those lack.
+    Encoders are public: random Fourier features, scattering, "wavelets" (scattering and Gabor moduli, on
+    directions in which procedural images vary; at most 1024 of images from 16x16), or pixels alone.
 
     Three kinds of release share the prototypes' part of mu^2: ``centre_share`` of it finds the mean code (0:
     not released), ``gradient_share`` pays for ``rounds`` gradient rounds together, the moments take the rest.

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from mosaic_secure.models.gabor import GaborFeatures
+from mosaic_secure.models.names import WAVELET_DIM, WAVELET_SIZE
 from mosaic_secure.models.projections import principal_frame, random_frame
 from mosaic_secure.models.scattering import Scattering2d
 from mosaic_secure.seeds import torch_generator
@@ -28,9 +29,6 @@ __all__ = [
     "encode",
     "encoder_names",
 ]
-
-_SMALLEST = 16  # pixels a side of an image that wavelets take: coarse waves have no room in smaller ones
-_MOST = 1024  # directions of wavelets: more need more procedural images than anyone should wait for
 
 
 def _unit(rows: torch.Tensor) -> torch.Tensor:
@@ -101,8 +99,9 @@ class WaveletFeatures(nn.Module):
 
     def __init__(self, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
-        if image_shape[-1] < _SMALLEST:
-            raise ValueError(f"image_shape: wavelets take images of {_SMALLEST}x{_SMALLEST} pixels and more")
+        if image_shape[-1] < WAVELET_SIZE:
+            least, got = (f"{size}x{size}" for size in (WAVELET_SIZE, image_shape[-1]))
+            raise ValueError(f"image_shape: wavelets take images of {least} pixels or more, got {got}")
         self.scattering = ScatteringFeatures(image_shape)
         self.gabor = GaborFeatures(image_shape)
         self.dim = self.scattering.dim + self.gabor.dim
@@ -125,8 +124,8 @@ class _ProjectedWavelets(nn.Module):
 
     def __init__(self, image_shape: tuple[int, int, int], dim: int, seed: int) -> None:
         super().__init__()
-        if dim > _MOST:
-            raise ValueError(f"dim: wavelets have at most {_MOST} directions, got {dim}")
+        if dim > WAVELET_DIM:
+            raise ValueError(f"dim: wavelets have at most {WAVELET_DIM} directions, got {dim}")
         self.features, self.dim = WaveletFeatures(image_shape), dim
         mean, frame = _wavelet_frame(tuple(image_shape), dim, seed)
         self.register_buffer("mean", mean.clone(), persistent=False)
@@ -226,7 +225,7 @@ def build_encoder(
 
     Args:
         seed: public; drives the random frame. The same seed gives the same encoder everywhere.
-        dim: length of the feature block (scattering: at most the number of coefficients).
+        dim: length of the feature block (scattering: at most all coefficients; wavelets: at most 1024).
         pixel_side, pixel_weight: side of the pooled images and their share of the squared norm.
         feature_side: side to which images are averaged before features are taken; None: they are not.
 

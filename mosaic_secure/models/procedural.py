@@ -29,7 +29,7 @@ def procedural_images(count: int, shape: tuple[int, int, int], seed: int) -> np.
 
 
 def _draw(image: np.ndarray, x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> None:
-    """Put one shape, at most as wide as the image and at least a tenth as thick as long, over what is there."""
+    """Put one shape over what is there."""
     turn, (left, top) = rng.uniform(0, math.pi), rng.uniform(-0.8, 0.8, 2)
     length = math.exp(rng.uniform(math.log(0.06), 0.0))
     width = length * math.exp(rng.uniform(math.log(0.1), 0.0))

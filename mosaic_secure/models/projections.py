@@ -12,7 +12,7 @@ from torch import nn
 from mosaic_secure.models.procedural import procedural_images
 from mosaic_secure.seeds import torch_generator
 
-__all__ = ["principal_frame", "random_frame"]
+__all__ = ["principal_directions", "principal_frame", "random_frame"]
 
 _IMAGES = 1000
 _ITERATIONS = 2
@@ -34,14 +34,22 @@ def random_frame(size: int, dim: int, seed: int) -> torch.Tensor:
 def principal_frame(
     features: nn.Module, image_shape: tuple[int, int, int], dim: int, seed: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The mean [D] of procedural images' features, and nearly their `dim` principal directions, [D, dim].
+    """`principal_directions` of procedural images' features: a mean [D] and a frame [D, dim].
 
-    Found by subspace iteration from a random frame (Halko, Martinsson and Tropp, 2011, algorithm 4.4), which
-    another machine's rounding moves little, where single eigenvectors of close eigenvalues would turn.
+    Takes 2 seconds of a processor for 28x28 pixels and 512 directions.
     """
     count = max(_IMAGES, 2 * dim)  # well above the number of directions that they are to span
     images = torch.from_numpy(procedural_images(count, image_shape, seed))
-    rows = torch.cat([features(part) for part in images.split(_PIECE)])
+    return principal_directions(torch.cat([features(part) for part in images.split(_PIECE)]), dim, seed)
+
+
+def principal_directions(rows: torch.Tensor, dim: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean [D] of rows [N, D], and nearly the principal directions, [D, dim], of the rows less it.
+
+    Each row less the mean counts with norm one. The directions are found by subspace iteration from a random
+    frame (Halko, Martinsson and Tropp, 2011, algorithm 4.4), which another machine's rounding moves little,
+    where single eigenvectors of close eigenvalues would turn.
+    """
     mean = rows.mean(0)
     rows = nn.functional.normalize(rows - mean, dim=1)
     frame = torch.randn(rows.shape[1], dim, generator=torch_generator(seed, "projection"))

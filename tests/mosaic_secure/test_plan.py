@@ -214,6 +214,11 @@ def test_the_discriminator_has_its_own_learning_rate_and_no_average():
     assert (trained.learning_rate, trained.ema_decay) == (0.125, 0.0)
 
 
+def test_an_encoder_that_takes_no_such_images_is_refused_before_anything_is_read():
+    with pytest.raises(UserError, match="'wavelets': takes images of 16x16 pixels or more, not 8x8; use"):
+        plan_of(config(prototypes__encoder="wavelets"))
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize(
     "prototypes",
@@ -223,6 +228,7 @@ def test_the_discriminator_has_its_own_learning_rate_and_no_average():
         {"encoder": "scattering", "dim": 12, "pixel_weight": 0.3, "image_size": 16},
         {"encoder": "scattering", "dim": 150, "pixel_weight": 0.0, "image_size": 4},
         {"encoder": "scattering", "dim": 4096, "pixel_weight": 0.2, "image_size": 5, "feature_size": 8},
+        {"encoder": "wavelets", "dim": 12, "pixel_weight": 0.3, "image_size": 16},
         {"encoder": "pixels", "pixel_weight": 0.3, "image_size": 5},
         {"encoder": "pixels", "pixel_weight": 0.0, "image_size": 64},
     ],
@@ -234,6 +240,8 @@ def test_code_dim_is_the_length_of_the_codes_that_the_encoder_makes(shape, proto
     from mosaic_secure.models.encoders import encode
 
     settings = config(**{f"prototypes__{name}": value for name, value in prototypes.items()})
+    if settings.prototypes.encoder == "wavelets" and shape[-1] < 16:
+        pytest.skip("too small for wavelets")
     budget = plan_budget(math.inf, settings.privacy.delta, release_requests(settings))
     made = RunPlan(settings, budget, DataInfo("test", shape, ("a", "b"), "public"))
     encoder = made.encoder()
@@ -245,7 +253,7 @@ def test_code_dim_is_the_length_of_the_codes_that_the_encoder_makes(shape, proto
 
 def test_an_odd_number_of_fourier_features_is_a_user_error_before_anything_is_sent():
     with pytest.raises(UserError, match=r"prototypes\.dim = 255"):
-        plan_of(config(prototypes__dim=255))
+        plan_of(config(prototypes__encoder="fourier", prototypes__dim=255))
 
 
 @pytest.mark.parametrize(

@@ -12,16 +12,18 @@ SHAPE = (1, 8, 8)
 CASES = {
     "fourier": {"dim": 32},
     "scattering": {"dim": 32},
+    "wavelets": {"dim": 32},
     "pixels": {"pixel_side": 4},
 }
+SHAPES = {"wavelets": (1, 16, 16)}
 
 
 def images(count: int, shape: tuple[int, int, int] = SHAPE, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).random((count, *shape), dtype=np.float32)
 
 
-def build(name: str, seed: int = 3, shape: tuple[int, int, int] = SHAPE, **options):
-    return build_encoder(name, shape, seed, **(CASES[name] | options))
+def build(name: str, seed: int = 3, shape: tuple[int, int, int] | None = None, **options):
+    return build_encoder(name, shape or SHAPES.get(name, SHAPE), seed, **(CASES[name] | options))
 
 
 def test_every_encoder_is_tested():
@@ -32,7 +34,7 @@ def test_every_encoder_is_tested():
 @pytest.mark.parametrize("weight", [0.0, 0.4])
 def test_codes_have_norm_one_in_blocks_of_the_stated_shares(name, weight):
     encoder = build(name, pixel_side=4, pixel_weight=weight)
-    codes = encode(encoder, images(6))
+    codes = encode(encoder, images(6, encoder.image_shape))
     assert codes.shape == (6, encoder.dim) and codes.dtype == np.float32
     assert encoder.dim == encoder.feature_dim + encoder.pixel_dim
     np.testing.assert_allclose(np.linalg.norm(codes, axis=1), 1.0, atol=1e-5)
@@ -45,7 +47,7 @@ def test_codes_have_norm_one_in_blocks_of_the_stated_shares(name, weight):
 @pytest.mark.parametrize("name", CASES)
 def test_a_code_depends_on_its_own_record_alone(name):
     encoder = build(name, pixel_side=4, pixel_weight=0.3)
-    records = images(40)
+    records = images(40, encoder.image_shape)
     together = encode(encoder, records)
     alone = np.concatenate([encode(encoder, records[i : i + 1]) for i in (0, 20, 39)])
     np.testing.assert_allclose(together[[0, 20, 39]], alone, atol=1e-5)
@@ -58,7 +60,7 @@ def test_a_code_depends_on_its_own_record_alone(name):
 @pytest.mark.parametrize("name", CASES)
 def test_no_records_give_no_codes_of_the_right_length(name):
     encoder = build(name)
-    assert encode(encoder, images(0)).shape == (0, encoder.dim)
+    assert encode(encoder, images(0, encoder.image_shape)).shape == (0, encoder.dim)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -66,7 +68,7 @@ def test_seed_and_name_fix_an_encoder_and_leave_the_global_stream_alone(name):
     state = torch.random.get_rng_state()
     first, second, other = build(name), build(name), build(name, seed=4)
     assert torch.equal(torch.random.get_rng_state(), state)
-    records = images(3)
+    records = images(3, first.image_shape)
     assert np.array_equal(encode(first, records), encode(second, records))
     assert np.array_equal(encode(first, records), encode(other, records)) == (name == "pixels")
 
@@ -87,10 +89,9 @@ def test_brightness_and_contrast_drop_out_of_standardised_pixels(name):
 
 @pytest.mark.parametrize("name", CASES)
 def test_flat_records_have_finite_codes_within_the_ball(name):
-    codes = encode(
-        build(name, pixel_side=4, pixel_weight=0.3),
-        np.stack([np.zeros(SHAPE), np.ones(SHAPE)]).astype(np.float32),
-    )
+    encoder = build(name, pixel_side=4, pixel_weight=0.3)
+    flat = np.stack([np.zeros(encoder.image_shape), np.ones(encoder.image_shape)])
+    codes = encode(encoder, flat.astype(np.float32))
     assert np.isfinite(codes).all()
     assert (np.linalg.norm(codes, axis=1) <= 1 + 1e-5).all()
 
@@ -112,8 +113,9 @@ def test_fourier_features_are_a_gaussian_kernel_of_standardised_pixels():
     np.testing.assert_allclose(codes @ codes.T, np.exp(-distance), atol=0.1)
 
 
-def test_a_projection_is_onto_orthonormal_directions():
-    frame = build("scattering").features.frame
+@pytest.mark.parametrize("name", ["scattering", "wavelets"])
+def test_a_projection_is_onto_orthonormal_directions(name):
+    frame = build(name).features.frame
     assert torch.allclose(frame.T @ frame, torch.eye(32), atol=1e-4)
 
 
@@ -146,7 +148,9 @@ def test_centred_codes_have_norm_one_and_never_mix():
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ({"name": "wavelets"}, "encoder: 'wavelets' is unknown; one of fourier, scattering, pixels"),
+        ({"name": "wavelet"}, "encoder: 'wavelet' is unknown; one of fourier, scattering, wavelets, pixels"),
+        ({"name": "wavelets"}, "wavelets take images of 16x16 pixels or more, got 8x8"),
+        ({"name": "wavelets", "image_shape": (1, 16, 16), "dim": 1025}, "at most 1024 directions, got 1025"),
         ({"name": "fourier", "dim": 7}, "dim"),
         ({"name": "fourier", "dim": 8, "pixel_side": 4, "pixel_weight": 1.0}, "pixel_weight"),
         ({"name": "scattering", "image_shape": (1, 16, 12)}, "square"),

@@ -62,6 +62,8 @@ CODE = {"dim": 64, "pixel_side": 8, "pixel_weight": 0.3}
         pytest.param(
             "prototype_head", (3, 32, 32), {"encoder": "scattering", **CODE}, marks=pytest.mark.slow
         ),
+        ("prototype_head", (1, 28, 28), {"encoder": "wavelets", **CODE}),
+        pytest.param("prototype_head", (3, 32, 32), {"encoder": "wavelets", **CODE}, marks=pytest.mark.slow),
         ("prototype_head", (1, 28, 28), {"encoder": "pixels", "pixel_side": 14}),
         ("scatter_head", (1, 8, 8), {"dim": 64}),
         pytest.param("scatter_head", (1, 28, 28), {"dim": 64}, marks=pytest.mark.slow),
