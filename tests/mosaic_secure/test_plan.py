@@ -73,6 +73,8 @@ def test_parts_that_are_off_are_not_asked_for():
     settings = config(
         generator__enabled=False,
         prototypes__centre_share=0.0,
+        prototypes__rounds=0,
+        prototypes__gradient_share=0.0,
         privacy__shares={"prototypes": 0.6, "counts": 0.1, "classifier": 0.3, "generator": 0.0},
     )
     assert [r.name for r in release_requests(settings)] == ["counts", "moments", "classifier"]
@@ -273,7 +275,7 @@ def test_building_a_plan_reads_no_record(monkeypatch):
 
     monkeypatch.setattr(datasets, "read_train", forbidden)
     monkeypatch.setattr("mosaic_secure.data.clients.read_train", forbidden)
-    made = build_plan(config())
+    made = build_plan(config(prototypes__rounds=0, prototypes__gradient_share=0.0))
     assert (made.image_shape, made.num_classes) == ((1, 8, 8), 10)
     assert made.rounds and made.counts and made.cost()["encrypted_rounds"] == 2
 
