@@ -130,6 +130,22 @@ def test_a_broadcast_that_would_overflow_is_refused_before_it_is_charged(shared,
     assert charged(session) == 0
 
 
+@pytest.mark.parametrize("shape, number", [((3, 3), 1.0), (None, np.nan), (None, np.inf)])
+def test_a_metric_that_is_none_is_refused_before_it_is_charged(shared, shape, number):
+    session, plan = shared.enrol(), shared.plan
+    dim = plan.code_dim
+    request = shared.request(
+        shared.key(),
+        "gradient-0",
+        centre=np.zeros(dim),
+        weights=np.zeros((dim, plan.num_classes)),
+        metric=np.full(shape or (dim, dim), number),
+    )
+    with pytest.raises(UserError, match="broadcast"):
+        prototypes(session, request)
+    assert charged(session) == 0
+
+
 @pytest.mark.parametrize(
     "round_id, broadcast",
     [
