@@ -123,12 +123,14 @@ def _codes(session: Session, wanted: EncryptedRound, broadcast: Mapping[str, np.
     if wanted.release == "gradient":
         wanted.mechanism.check_weights(weights)
     codes, labels, digest = session.codes()
-    moved = codes if wanted.release == "centre" else centre_codes(codes, centre)
     if metric is not None:  # the same in all gradient rounds
         kept = _digest({"centre": centre, "metric": metric})
-        centred = moved.astype(np.float32)
-        moved = session.kept_array(f"scaled-{kept}", lambda: centred @ metric)
-    return moved, labels, digest, weights
+        codes = session.kept_array(
+            f"scaled-{kept}", lambda: centre_codes(codes, centre).astype(np.float32) @ metric
+        )
+    elif wanted.release != "centre":
+        codes = centre_codes(codes, centre)
+    return codes, labels, digest, weights
 
 
 def _images(session: Session, wanted: EncryptedRound, broadcast: Mapping[str, np.ndarray]) -> Summed:

@@ -25,7 +25,7 @@ from mosaic_secure.models.global_model import build_global_model
 from mosaic_secure.models.registry import build_generator
 from mosaic_secure.seeds import derive_seed, torch_generator
 from mosaic_secure.server.assembly import Assembly, Releases
-from mosaic_secure.server.distillation import distillation_loss
+from mosaic_secure.server.distillation import distillation_loss, optimizer_of
 from mosaic_secure.server.experts import Mixture, class_experts
 from mosaic_secure.server.scoring import Further, further_scores
 
@@ -109,7 +109,7 @@ def condense(
     ).to(device)
     student = build_global_model(plan).to(device)
     maker = torch.optim.Adam(generator.parameters(), lr=config.learning_rate, betas=(0.5, 0.999))
-    learner, schedule = _optimizer(plan, student)
+    learner, schedule = optimizer_of(student, distill)
     stream = torch_generator(seed, "dense")
     images: list[Tensor] = []
     answers: list[Tensor] = []
@@ -144,8 +144,8 @@ def condense(
             schedule.step()
     student.eval().cpu()
     groups = [
-        class_experts(architecture, _template(plan, architecture), [client], [weights], counts[:1])
-        for client, (architecture, weights) in releases.classifiers.items()
+        class_experts(architecture, _template(plan, architecture), [client], [weights], own[None])
+        for own, (client, (architecture, weights)) in zip(counts, releases.classifiers.items(), strict=True)
     ]
     facts = {"experts": len(groups), "synthetic_records": len(pool), "distilled_on": len(pool)}
     scores, further = _scores(ensemble.cpu(), list(releases.classifiers), student, test)
@@ -165,17 +165,6 @@ def _classifiers(plan: RunPlan, releases: Releases) -> list[nn.Module]:
         set_weights(model, weights)
         built.append(model)
     return built
-
-
-def _optimizer(plan: RunPlan, student: nn.Module) -> tuple[torch.optim.Optimizer, object]:
-    distill = plan.config.distill
-    trained = [p for p in student.parameters() if p.requires_grad]
-    if distill.optimizer == "adam":
-        optimizer: torch.optim.Optimizer = torch.optim.Adam(trained, lr=distill.learning_rate)
-    else:
-        optimizer = torch.optim.SGD(trained, lr=distill.learning_rate, momentum=0.9)
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, distill.learning_rate, total_steps=distill.steps)
-    return optimizer, rate
 
 
 def _draws(plan: RunPlan, size: int, stream: torch.Generator, device: str) -> tuple[Tensor, Tensor]:

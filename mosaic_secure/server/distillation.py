@@ -19,7 +19,7 @@ from mosaic_secure.seeds import torch_generator
 if TYPE_CHECKING:
     from mosaic_secure.config import DistillConfig
 
-__all__ = ["distil", "distillation_loss"]
+__all__ = ["distil", "distillation_loss", "optimizer_of"]
 
 _BATCH = 512
 
@@ -38,6 +38,19 @@ def distillation_loss(student: Tensor, teacher: Tensor, config: DistillConfig) -
 
 def _divergence(first: Tensor, second: Tensor) -> Tensor:
     return (first.exp() * (first - second)).sum(-1).mean()
+
+
+def optimizer_of(
+    model: nn.Module, config: DistillConfig
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """The optimizer of a student's trainable parameters, and its one-cycle schedule over all steps."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if config.optimizer == "adam":
+        optimizer: torch.optim.Optimizer = torch.optim.Adam(parameters, lr=config.learning_rate)
+    else:
+        optimizer = torch.optim.SGD(parameters, lr=config.learning_rate, momentum=0.9)
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.steps)
+    return optimizer, rate
 
 
 def distil(
@@ -64,12 +77,7 @@ def distil(
         with torch.no_grad():
             images = torch.cat([transform(part.to(device)) for part in images.split(_BATCH)])
     images, teacher = images.to(device), teacher.to(device)
-    parameters = [p for p in trained.parameters() if p.requires_grad]
-    if config.optimizer == "adam":
-        optimizer: torch.optim.Optimizer = torch.optim.Adam(parameters, lr=config.learning_rate)
-    else:
-        optimizer = torch.optim.SGD(parameters, lr=config.learning_rate, momentum=0.9)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.steps)
+    optimizer, schedule = optimizer_of(trained, config)
     average = None
     if config.ema_student:
         average = torch.optim.swa_utils.AveragedModel(

@@ -12,11 +12,12 @@ spread, by a posterior mean under Gaussian noise and a Gaussian prior (Wiener sh
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mosaic_secure.server.array_state import ArrayState
 from mosaic_secure.server.prototypes import clean_spectrum
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ _LEAST = 0.02  # least eigenvalue of a class's covariance, relative to the commo
 
 
 @dataclass(frozen=True)
-class ImageState:
+class ImageState(ArrayState):
     """What the server knows of images after some rounds. All arrays float64; P pooled pixels, R directions.
 
     Attributes:
@@ -53,15 +54,6 @@ class ImageState:
     basis: np.ndarray
     spectrum: np.ndarray
     covariances: np.ndarray
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Arrays by name, for a checkpoint."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
-
-    @classmethod
-    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> ImageState:
-        """The state that `arrays` describes."""
-        return cls(**{f.name: np.asarray(arrays[f.name], dtype=np.float64) for f in fields(cls)})
 
 
 def start(pixels: int, rank: int, classes: int) -> ImageState:

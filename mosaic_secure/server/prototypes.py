@@ -10,10 +10,12 @@ the weak ones.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from mosaic_secure.server.array_state import ArrayState
 
 if TYPE_CHECKING:
     from mosaic_secure.config import PrototypesConfig
@@ -30,10 +32,11 @@ __all__ = [
 ]
 
 _LOGIT_SCALE = 4.0  # regression on one-hot labels spans about 1; four times that are usable logits
+_CURVATURE = 8.0  # a gradient's noise over the ridge that a caution of 1 calls for
 
 
 @dataclass(frozen=True)
-class PrototypeState:
+class PrototypeState(ArrayState):
     """What the server knows after some rounds. All arrays float64.
 
     Attributes:
@@ -62,15 +65,6 @@ class PrototypeState:
     sums: np.ndarray
     counts: np.ndarray
     noise: np.ndarray
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Arrays by name, for a checkpoint."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
-
-    @classmethod
-    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> PrototypeState:
-        """The state that `arrays` describes."""
-        return cls(**{f.name: np.asarray(arrays[f.name], dtype=np.float64) for f in fields(cls)})
 
     @property
     def metric(self) -> np.ndarray:
@@ -208,7 +202,7 @@ def take_gradient(
         gradient: in the state's metric.
     """
     dim = len(state.centre)
-    floor = config.caution * mechanism.noise_std("gradient", contributors) * math.sqrt(dim) / 8.0
+    floor = config.caution * mechanism.noise_std("gradient", contributors) * math.sqrt(dim) / _CURVATURE
     square = state.scale**2
     curvature = state.spectrum * square + np.maximum(floor, float(state.ridge[0]) * square)
     moved = state.vectors @ (gradient * (state.scale / curvature)[:, None])
