@@ -33,6 +33,7 @@ from typing import Any
 HOUSE = Path(__file__).resolve().parent.parent
 RESULTS = HOUSE / "benchmarks" / "results"
 SAMPLE_SECONDS = 0.2
+_REST = 30.0  # times what a sample took: walking large processes must not slow what is measured
 MEBIBYTE = 1 << 20
 PACKAGES = (
     "torch",
@@ -82,13 +83,15 @@ class TreeMemory(threading.Thread):
 
     def run(self) -> None:
         while True:
+            began = time.perf_counter()
             members = process_tree(self._root)
             sizes = [memory_of(pid) for pid in members]
             self.peak_pss = max(self.peak_pss, sum(pss for pss, _ in sizes))
             self.peak_rss = max(self.peak_rss, sum(rss for _, rss in sizes))
             self.peak_processes = max(self.peak_processes, len(members))
             self.samples += 1
-            if self._over.wait(self._every):
+            taken = time.perf_counter() - began
+            if self._over.wait(max(self._every, _REST * taken)):
                 return
 
     def stop(self) -> None:
