@@ -206,6 +206,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
     parser.add_argument("--vary", action="append", default=[], metavar="FIELD=A,B,...")
     parser.add_argument("--variant", action="append", default=[], metavar='"FIELD=A FIELD=B"')
+    parser.add_argument("--score", choices=("accuracy", "balanced", "auc"), default="accuracy")
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--cache", type=Path, help="folder for features, so that another table need not wait")
     parser.add_argument("--results", type=Path, default=RESULTS, help=argparse.SUPPRESS)
@@ -230,7 +231,9 @@ def main(argv: list[str] | None = None) -> None:
         began = time.perf_counter()
         for cell, (epsilon, trust) in zip(cells, pairs, strict=True):
             plan = build_plan(load_config(args.config, settings(args, trust, epsilon, product)))
-            row["runs"][cell] = [run(plan, records.get(seed, first), seed, tried) for seed in seeds]
+            row["runs"][cell] = [
+                run(plan, records.get(seed, first), seed, tried, args.score) for seed in seeds
+            ]
         row["seconds"] = round(time.perf_counter() - began, 1)
         rows.append(row)
         compare(rows, cells)
@@ -241,6 +244,7 @@ def main(argv: list[str] | None = None) -> None:
             "date": datetime.now(UTC).date().isoformat(),
             "records": len(first.labels),
             "scored_on": f"{len(first.score_labels)} held-out training records",
+            "score": args.score,
             "seeds": seeds,
             "hardware": hardware(),
             "versions": versions(),
@@ -254,12 +258,12 @@ def main(argv: list[str] | None = None) -> None:
     print(table(record))
 
 
-def run(plan: RunPlan, records: Records, seed: int, tried: Tried) -> float:
-    """Accuracy of one row, one cell and one seed."""
+def run(plan: RunPlan, records: Records, seed: int, tried: Tried, score: str) -> float:
+    """Score of one row, one cell and one seed."""
     codes, scored = records.codes(plan, tried)
     return round(
-        prototype_stage.accuracy(
-            plan, codes, records.labels, scored, records.score_labels, records.total, seed, tried
+        prototype_stage.held_out_score(
+            plan, codes, records.labels, scored, records.score_labels, records.total, seed, tried, score
         ),
         4,
     )

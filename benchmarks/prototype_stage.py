@@ -17,6 +17,7 @@ from mosaic_secure.models.encoders import centre_codes
 from mosaic_secure.plan import RunPlan
 from mosaic_secure.server import prototypes
 from mosaic_secure.server.prototypes import PrototypeState
+from mosaic_secure.server.scoring import area_under_roc, balanced_accuracy
 from privacy.randomness import NoiseSource
 
 
@@ -56,7 +57,7 @@ class Tried:
         return self.features, self.projection, self.mirror
 
 
-def accuracy(
+def held_out_score(
     plan: RunPlan,
     codes: np.ndarray,
     labels: np.ndarray,
@@ -65,13 +66,15 @@ def accuracy(
     total: int,
     seed: int,
     tried: Tried,
+    score: str = "accuracy",
 ) -> float:
-    """Accuracy of the prototype expert after all rounds.
+    """How good the prototype expert is after all rounds.
 
     Args:
         codes, labels: [N, dim], [N], learnt from. scored, scored_labels: of the held-out records.
         total: records whose ratio of signal to noise is wanted; noise shrinks by N / total.
         seed: of the noise.
+        score: "accuracy", "balanced" (mean recall over classes) or "auc".
     """
     clients, weaker = plan.config.clients.count, len(labels) / total
     rng = np.random.default_rng(seed)
@@ -112,6 +115,10 @@ def accuracy(
     logits = (scored @ state.weights).reshape(len(scored), plan.num_classes, -1)
     merged = logits.max(2) if tried.merge == "max" else np.logaddexp.reduce(logits, axis=2)
     merged = merged + state.bias(plan.config.prototypes.balance)
+    if score == "auc":
+        return float(area_under_roc(merged, scored_labels))
+    if score == "balanced":
+        return float(balanced_accuracy(merged.argmax(1), scored_labels))
     return float((merged.argmax(1) == scored_labels).mean())
 
 
