@@ -16,6 +16,7 @@ __all__ = ["GaborFeatures"]
 _WAVELENGTHS = (2.7, 5.3, 10.6)  # pixels
 _ANGLES = 8
 _REACH = 7  # pixels from a filter's centre to its edge
+_PIECE = 16  # images at a time: their waves stay in the processor's cache
 _FLOOR = 1e-12  # of a squared modulus: keeps its gradient finite where a wave vanishes
 
 
@@ -61,8 +62,15 @@ class GaborFeatures(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """images [B, C, S, S] in [0, 1] -> [B, D] of norm one."""
-        waves = nn.functional.conv2d(images.sum(1, keepdim=True), self.filters, padding=_REACH)
-        moduli = waves.unflatten(1, (-1, 2)).square().sum(2).clamp_min(_FLOOR).sqrt()
-        maps = self.average @ torch.cat([images, moduli], 1) @ self.average.T
+        if torch.compiler.is_exporting() or len(images) <= _PIECE:
+            maps = self._maps(images)
+        else:
+            maps = torch.cat([self._maps(piece) for piece in images.split(_PIECE)])
         rows = nn.functional.group_norm(maps, self.groups, eps=1e-5).flatten(1)
         return nn.functional.normalize(rows, dim=1)
+
+    def _maps(self, images: torch.Tensor) -> torch.Tensor:
+        """Pooled images and moduli, [B, maps, side, side]."""
+        waves = nn.functional.conv2d(images.sum(1, keepdim=True), self.filters, padding=_REACH)
+        moduli = waves.unflatten(1, (-1, 2)).square().sum(2).clamp_min(_FLOOR).sqrt()
+        return self.average @ torch.cat([images, moduli], 1) @ self.average.T

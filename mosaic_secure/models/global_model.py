@@ -12,7 +12,17 @@ if TYPE_CHECKING:
 
     from mosaic_secure.plan import RunPlan
 
-__all__ = ["build_global_model", "build_prototype_model", "global_options", "prototype_options"]
+__all__ = [
+    "HEAD",
+    "build_global_model",
+    "build_prototype_model",
+    "global_options",
+    "prototype_options",
+    "same_trunk",
+]
+
+HEAD = "prototype_head"
+"""Name of the prototype expert's architecture."""
 
 
 def prototype_options(plan: RunPlan) -> dict[str, Any]:
@@ -33,11 +43,17 @@ def global_options(plan: RunPlan) -> dict[str, Any]:
     """Options of the global model: the configuration's, over those that the run implies."""
     chosen = plan.config.global_model
     implied: dict[str, Any] = {}
-    if chosen.architecture == "prototype_head":
+    if chosen.architecture == HEAD:
         implied = prototype_options(plan)
     elif chosen.architecture == "scatter_head":
         implied = {"encoder_seed": derive_seed(plan.config.seed, "encoder")}
     return {**implied, **chosen.options}
+
+
+def same_trunk(plan: RunPlan) -> bool:
+    """Whether the global model sees the same codes as the prototype expert."""
+    options = {name: value for name, value in global_options(plan).items() if name != "hidden"}
+    return plan.config.global_model.architecture == HEAD and options == prototype_options(plan)
 
 
 def global_seed(plan: RunPlan) -> int:
@@ -55,6 +71,4 @@ def build_global_model(plan: RunPlan) -> nn.Module:
 
 def build_prototype_model(plan: RunPlan) -> nn.Module:
     """The prototype expert's network, without what the rounds teach it."""
-    return build_classifier(
-        "prototype_head", plan.image_shape, plan.num_classes, 0, **prototype_options(plan)
-    )
+    return build_classifier(HEAD, plan.image_shape, plan.num_classes, 0, **prototype_options(plan))

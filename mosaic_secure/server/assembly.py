@@ -1,13 +1,13 @@
 """From releases to one global model: experts, gate, synthetic records, distillation.
 
 All of it is post-processing. Nothing here sees a record or costs privacy, so it can be repeated with parts
-switched off to learn what each part is worth (`worth`).
+switched off to learn what each part is worth (`server/worth.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mosaic_secure.models.classifiers import predict_logits
-from mosaic_secure.models.global_model import build_global_model, build_prototype_model
+from mosaic_secure.models.global_model import HEAD, build_global_model, build_prototype_model, same_trunk
 from mosaic_secure.models.registry import build_generator
 from mosaic_secure.server.class_sampler import ClassSampler, sampler_of
 from mosaic_secure.server.distillation import distil
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mosaic_secure.server.prototypes import PrototypeState
     from mosaic_secure.server.synthetic import MomentSampler
 
-__all__ = ["Assembly", "Parts", "Releases", "assemble", "worth"]
+__all__ = ["Assembly", "Parts", "Releases", "assemble"]
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,16 @@ def assemble(
     note("synthetic records")
     sampler = sampler_of(plan, releases.state, releases.images) if parts.sampler else None
     images, labels, own = _pool(plan, releases, parts, generators, sampler, device)
-    answers = mixture.log_probabilities(images, device)
+
+    def codes_of(inputs: Tensor) -> Mapping[str, Tensor]:
+        """What the prototype expert sees: computed once, for it and for a student with the same trunk."""
+        if prototype is None or not parts.prototype_expert:
+            return {}
+        return {HEAD: prototype.features(inputs, device)}
+
+    codes = codes_of(images)
+    shared = bool(codes) and same_trunk(plan)
+    answers = mixture.log_probabilities(images, device, codes)
     prior = starting_scores(mixture.names, "prototype", config.gate.prototype_trust)
     gate, trust = None, prior if parts.gate else None
     if parts.gate and parts.gate_learning and len(mixture.names) > 1:
@@ -157,55 +166,17 @@ def assemble(
     if parts.distillation:
         note("distillation")
         mixed = mix_records(images, seed)
-        inputs = torch.cat([images, mixed])
-        answers = torch.cat([answers, mixture.log_probabilities(mixed, device)])
-        kept = distil(model, inputs, teach(gate, answers, trust), config.distill, seed, device)
+        more = codes_of(mixed)
+        answers = torch.cat([answers, mixture.log_probabilities(mixed, device, more)])
+        inputs, teacher = torch.cat([images, mixed]), teach(gate, answers, trust)
+        features = torch.cat([codes[HEAD], more[HEAD]]) if shared else None
+        kept = distil(model, inputs, teacher, config.distill, seed, device, features)
     facts = {"experts": len(mixture.names), "synthetic_records": len(images), "distilled_on": kept}
-    scores, further = _scores(mixture, lambda found: teach(gate, found, trust), model, fresh, test, device)
+    scores, further = _scores(
+        mixture, lambda found: teach(gate, found, trust), model, fresh, test, device, codes_of, shared
+    )
     kept_sampler = sampler.model if isinstance(sampler, ClassSampler) else None
     return Assembly(model.eval(), mixture, generators, scores, facts, (images, labels), further, kept_sampler)
-
-
-def worth(
-    plan: RunPlan,
-    releases: Releases,
-    device: str,
-    test: tuple[np.ndarray, np.ndarray] | None,
-    note: Callable[[str], None] = lambda _: None,
-) -> list[dict[str, Any]]:
-    """The global model without each part in turn, from the same releases: no privacy is spent.
-
-    Where a part decides which synthetic records there are, a fresh student tells what those are worth.
-
-    Returns:
-        Rows of part, accuracy of teacher, global model and fresh student, and the global model's change; None
-        without a public test.
-    """
-    full = replace(Parts.of(plan), fresh_student=False)
-    rows: list[dict[str, Any]] = []
-    variants = {"(everything on)": full}
-    for part in fields(Parts):
-        if getattr(full, part.name):
-            variants[part.name.replace("_", " ")] = replace(full, **{part.name: False})
-    base = None
-    for name, parts in variants.items():
-        if not (parts.prototype_expert or parts.class_experts) or not (parts.sampler or parts.generators):
-            continue
-        note(f"without {name}")
-        fresh = parts == full or not (parts.sampler and parts.generators)
-        scores = assemble(plan, releases, replace(parts, fresh_student=fresh), device, test).scores
-        base = scores.get("global") if base is None else base
-        gain = None if base is None else round(base - scores["global"], 4)
-        rows.append(
-            {
-                "without": name,
-                "teacher": scores.get("teacher"),
-                "global_model": scores.get("global"),
-                "fresh_cnn": scores.get(SCORE),
-                "worth": gain if parts != full else None,
-            }
-        )
-    return rows
 
 
 def teach(gate: nn.Module | None, answers: Tensor, trust: Tensor | None = None) -> Tensor:
@@ -226,7 +197,7 @@ def _prototype_group(plan: RunPlan, state: PrototypeState) -> ExpertGroup:
         "linear.weight": torch.from_numpy(state.weights.T.copy()).float()[None],
         "linear.bias": torch.from_numpy(state.bias(plan.config.prototypes.balance)).float()[None],
     }
-    return ExpertGroup("prototype_head", ("prototype",), model, weights)
+    return ExpertGroup(HEAD, ("prototype",), model, weights)
 
 
 def _mixture(plan: RunPlan, releases: Releases, parts: Parts, prototype: ExpertGroup | None) -> Mixture:
@@ -294,7 +265,7 @@ def _student(
     plan: RunPlan, state: PrototypeState | None, parts: Parts, prototype: ExpertGroup | None
 ) -> nn.Module:
     model = build_global_model(plan)
-    if plan.config.global_model.architecture == "prototype_head" and state is not None:
+    if plan.config.global_model.architecture == HEAD and state is not None:
         model.trunk.centre.copy_(torch.from_numpy(state.centre).float())
         if prototype is not None and parts.prototype_expert and plan.config.distill.warm_start:
             with torch.no_grad():
@@ -310,7 +281,10 @@ def _scores(
     fresh: nn.Module | None,
     test: tuple[np.ndarray, np.ndarray] | None,
     device: str,
+    codes_of: Callable[[Tensor], Mapping[str, Tensor]],
+    shared: bool,
 ) -> tuple[dict[str, float], Further]:
+    """Scores of experts, teacher, global model (of the codes themselves if `shared`) and fresh student."""
     if test is None:
         return {}, {}
     images, labels = torch.from_numpy(test[0]), torch.from_numpy(test[1])
@@ -318,9 +292,11 @@ def _scores(
     def accuracy(predicted: Tensor) -> float:
         return float((predicted.argmax(-1) == labels).double().mean())
 
-    answers = mixture.log_probabilities(images, device)
+    codes = codes_of(images)
+    answers = mixture.log_probabilities(images, device, codes)
     scores = {f"experts/{name}": accuracy(answers[:, i]) for i, name in enumerate(mixture.names)}
-    outputs = {"teacher": teacher(answers), "global": predict_logits(model, images)}
+    found = predict_logits(model.head, codes[HEAD]) if shared else predict_logits(model, images)
+    outputs = {"teacher": teacher(answers), "global": found}
     if fresh is not None:
         outputs[SCORE] = predict_logits(fresh, images)
     scores |= {name: accuracy(found) for name, found in outputs.items()}

@@ -60,6 +60,7 @@ def distil(
     config: DistillConfig,
     seed: int,
     device: torch.device | str = "cpu",
+    features: Tensor | None = None,
 ) -> int:
     """Train `student` in place and return on how many records.
 
@@ -67,13 +68,14 @@ def distil(
         images: synthetic, [N, C, S, S] in [0, 1].
         teacher: log-probabilities [N, K] of the teacher on them. Records on which its largest probability is
             below `config.confidence` are left out (all are kept should none pass).
+        features: [N, D], what a fixed part of `student` makes of the images, where that is known already.
     """
     sure = teacher.exp().amax(-1) >= config.confidence
     kept = sure.nonzero().flatten() if bool(sure.any()) else torch.arange(len(images))
-    images, teacher = images[kept], teacher[kept]
+    images, teacher = (images if features is None else features)[kept], teacher[kept]
     student.to(device)
     trained, transform = trainable_part(student)
-    if transform is not None:
+    if transform is not None and features is None:
         with torch.no_grad():
             images = torch.cat([transform(part.to(device)) for part in images.split(_BATCH)])
     images, teacher = images.to(device), teacher.to(device)

@@ -20,6 +20,7 @@ from mosaic_secure.models.classifiers import trainable_part
 __all__ = ["ExpertGroup", "Mixture", "class_experts"]
 
 _BATCH = 512
+_SMALL = 64  # records on which all experts of a group work at once: more fall out of the processor's cache
 
 
 @dataclass(frozen=True)
@@ -39,20 +40,33 @@ class ExpertGroup:
     weights: Mapping[str, Tensor]
 
     @torch.no_grad()
-    def log_probabilities(self, images: Tensor, device: torch.device | str = "cpu") -> Tensor:
-        """Log-probabilities [B, experts, K] of images [B, C, S, S], all experts in one batched call."""
-        model = self.template.to(device).eval()
-        trained, transform = trainable_part(model)
+    def features(self, images: Tensor, device: torch.device | str = "cpu") -> Tensor:
+        """What experts see of images [B, C, S, S]: features [B, D] of a fixed trunk, or the images."""
+        _, transform = trainable_part(self.template.to(device).eval())
+        if transform is None or not len(images):
+            return images
+        return torch.cat([transform(batch.to(device)).cpu() for batch in images.split(_BATCH)])
+
+    @torch.no_grad()
+    def log_probabilities(
+        self, images: Tensor, device: torch.device | str = "cpu", features: Tensor | None = None
+    ) -> Tensor:
+        """Log-probabilities [B, experts, K] of images [B, C, S, S], all experts in one batched call.
+
+        Args:
+            features: `features(images)`, where it is known already.
+        """
+        trained, _ = trainable_part(self.template.to(device).eval())
         weights = {name: value.to(device) for name, value in self.weights.items()}
         buffers = dict(trained.named_buffers())
 
         def one(expert: dict[str, Tensor], inputs: Tensor) -> Tensor:
             return functional_call(trained, {**buffers, **expert}, (inputs,))
 
+        size = _SMALL if torch.device(device).type == "cpu" else _BATCH
         parts = []
-        for batch in images.split(_BATCH):
-            inputs = batch.to(device) if transform is None else transform(batch.to(device))
-            logits = vmap(one, in_dims=(0, None))(weights, inputs)
+        for batch in (self.features(images, device) if features is None else features).split(size):
+            logits = vmap(one, in_dims=(0, None))(weights, batch.to(device))
             parts.append(logits.log_softmax(-1).transpose(0, 1).cpu())
         return torch.cat(parts)
 
@@ -109,6 +123,17 @@ class Mixture:
         """Names of all experts."""
         return tuple(name for group in self.groups for name in group.names)
 
-    def log_probabilities(self, images: Tensor, device: torch.device | str = "cpu") -> Tensor:
-        """[B, E, K] for images [B, C, S, S]."""
-        return torch.cat([group.log_probabilities(images, device) for group in self.groups], dim=1)
+    def log_probabilities(
+        self,
+        images: Tensor,
+        device: torch.device | str = "cpu",
+        features: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """[B, E, K] for images [B, C, S, S].
+
+        Args:
+            features: architecture -> `ExpertGroup.features(images)`, of groups for which it is known already.
+        """
+        known = features or {}
+        parts = [g.log_probabilities(images, device, known.get(g.architecture)) for g in self.groups]
+        return torch.cat(parts, dim=1)

@@ -28,12 +28,13 @@ from mosaic_secure.runs.encoding import json_line
 from mosaic_secure.runs.synthesis import SAMPLER, SyntheticImages, npz_bytes, png_grid
 from mosaic_secure.seeds import torch_generator
 from mosaic_secure.server.alone import LOCAL_MEAN, local_classifiers
-from mosaic_secure.server.assembly import Assembly, Parts, Releases, assemble, worth
+from mosaic_secure.server.assembly import Assembly, Parts, Releases, assemble
 from mosaic_secure.server.class_sampler import ARCHITECTURE, sampler_options
 from mosaic_secure.server.coordinator import Coordinator
 from mosaic_secure.server.courier import Courier
 from mosaic_secure.server.fresh_student import SCORE
 from mosaic_secure.server.scoring import AUC, BALANCED, Further, further_scores
+from mosaic_secure.server.worth import worth
 from privacy.accounting import compose_epsilon, event_from_dict
 
 if TYPE_CHECKING:

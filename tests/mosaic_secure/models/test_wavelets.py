@@ -139,3 +139,11 @@ def test_a_saved_model_predicts_the_same_with_an_encoder_that_is_built_again(wri
         probabilities.append(predictor.predict_proba(images))
     np.testing.assert_allclose(*probabilities, atol=1e-5)
     assert len(set(probabilities[0].argmax(1))) > 1
+
+
+def test_a_record_has_the_same_moduli_in_a_batch_of_any_size():
+    records = torch.from_numpy(procedural_images(40, (1, 28, 28), 2))
+    features = GaborFeatures((1, 28, 28))
+    alone = torch.cat([features(record[None]) for record in records])
+    assert torch.allclose(features(records), alone, atol=1e-6)
+    assert features(records[:0]).shape == (0, features.dim)

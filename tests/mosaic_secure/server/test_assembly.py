@@ -17,8 +17,9 @@ from mosaic_secure.models.registry import build_generator
 from mosaic_secure.plan import RunPlan
 from mosaic_secure.release_requests import release_requests
 from mosaic_secure.server import assembly, fresh_student
-from mosaic_secure.server.assembly import Parts, Releases, assemble, worth
+from mosaic_secure.server.assembly import Parts, Releases, assemble
 from mosaic_secure.server.prototypes import start, take_centre, take_moments
+from mosaic_secure.server.worth import worth
 from privacy.budget import plan_budget
 from privacy.randomness import NoiseSource
 
@@ -126,6 +127,26 @@ def test_the_test_part_is_scored_and_never_learnt_from(made, received):
     seeing = assemble(made, received, Parts.of(made), test=records(30, seed=2))
     assert blind.scores == {} and seeing.scores
     assert same(state_of(blind), state_of(seeing))
+
+
+def test_codes_that_expert_and_student_share_give_the_model_of_codes_of_their_own(
+    made, received, monkeypatch
+):
+    test = records(60, seed=1)
+    together = assemble(made, received, Parts.of(made), test=test)
+    monkeypatch.setattr(assembly, "same_trunk", lambda _: False)
+    apart = assemble(made, received, Parts.of(made), test=test)
+    for name, value in state_of(together).items():
+        assert torch.allclose(value, state_of(apart)[name], atol=1e-5), name
+    assert together.scores == pytest.approx(apart.scores, abs=1e-9)
+
+
+@pytest.mark.parametrize("options", [{"hidden": 4}, {"encoder": "fourier"}])
+def test_only_a_student_with_the_experts_own_encoder_shares_its_codes(made, received, options):
+    chosen = made.config.global_model.model_copy(update={"options": options})
+    other = dataclasses.replace(made, config=made.config.model_copy(update={"global_model": chosen}))
+    assert assembly.same_trunk(made)
+    assert assembly.same_trunk(other) == (options == {"hidden": 4})
 
 
 def test_assembling_leaves_the_releases_as_they_were(made, received):
