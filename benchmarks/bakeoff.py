@@ -261,12 +261,9 @@ def main(argv: list[str] | None = None) -> None:
 def run(plan: RunPlan, records: Records, seed: int, tried: Tried, score: str) -> float:
     """Score of one row, one cell and one seed."""
     codes, scored = records.codes(plan, tried)
-    return round(
-        prototype_stage.held_out_score(
-            plan, codes, records.labels, scored, records.score_labels, records.total, seed, tried, score
-        ),
-        4,
-    )
+    state = prototype_stage.learn(plan, codes, records.labels, records.total, seed, tried)
+    found = prototype_stage.held_out_score(plan, state, scored, records.score_labels, tried, score)
+    return round(found, 4)
 
 
 if __name__ == "__main__":

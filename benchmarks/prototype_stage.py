@@ -57,24 +57,15 @@ class Tried:
         return self.features, self.projection, self.mirror
 
 
-def held_out_score(
-    plan: RunPlan,
-    codes: np.ndarray,
-    labels: np.ndarray,
-    scored: np.ndarray,
-    scored_labels: np.ndarray,
-    total: int,
-    seed: int,
-    tried: Tried,
-    score: str = "accuracy",
-) -> float:
-    """How good the prototype expert is after all rounds.
+def learn(
+    plan: RunPlan, codes: np.ndarray, labels: np.ndarray, total: int, seed: int, tried: Tried
+) -> PrototypeState:
+    """What the server knows after all rounds.
 
     Args:
-        codes, labels: [N, dim], [N], learnt from. scored, scored_labels: of the held-out records.
+        codes, labels: [N, dim], [N], learnt from.
         total: records whose ratio of signal to noise is wanted; noise shrinks by N / total.
         seed: of the noise.
-        score: "accuracy", "balanced" (mean recall over classes) or "auc".
     """
     clients, weaker = plan.config.clients.count, len(labels) / total
     rng = np.random.default_rng(seed)
@@ -95,7 +86,6 @@ def held_out_score(
         if wanted.release == "centre":
             state = prototypes.take_centre(state, sums["code_sum"], float(counts.sum()))
             codes = moved = centre_codes(codes, state.centre).astype(np.float32)
-            scored = centre_codes(scored, state.centre)
         elif wanted.release == "moments":
             stds = [m.noise_std("counts", clients) if m else math.inf for m in (made, plan.counts)]
             known = counts
@@ -112,14 +102,31 @@ def held_out_score(
             state = prototypes.take_gradient(
                 state, sums["gradient"], wanted.round, made, clients, plan.config.prototypes
             )
-    logits = (scored @ state.weights).reshape(len(scored), plan.num_classes, -1)
+    return state
+
+
+def held_out_score(
+    plan: RunPlan,
+    state: PrototypeState,
+    scored: np.ndarray,
+    labels: np.ndarray,
+    tried: Tried,
+    score: str = "accuracy",
+) -> float:
+    """How good the prototype expert is on codes [N, dim] and labels [N] that were held out.
+
+    Args:
+        score: "accuracy", "balanced" (mean recall over classes) or "auc".
+    """
+    logits = centre_codes(scored, state.centre) @ state.weights
+    logits = logits.reshape(len(scored), plan.num_classes, -1)
     merged = logits.max(2) if tried.merge == "max" else np.logaddexp.reduce(logits, axis=2)
     merged = merged + state.bias(plan.config.prototypes.balance)
     if score == "auc":
-        return float(area_under_roc(merged, scored_labels))
+        return float(area_under_roc(merged, labels))
     if score == "balanced":
-        return float(balanced_accuracy(merged.argmax(1), scored_labels))
-    return float((merged.argmax(1) == scored_labels).mean())
+        return float(balanced_accuracy(merged.argmax(1), labels))
+    return float((merged.argmax(1) == labels).mean())
 
 
 def noisy_sums(
