@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from mosaic_secure.models.global_model import HEAD, build_global_model, build_pr
 from mosaic_secure.models.registry import build_generator
 from mosaic_secure.server.class_sampler import ClassSampler, sampler_of
 from mosaic_secure.server.distillation import distil
-from mosaic_secure.server.experts import ExpertGroup, Mixture, class_experts
+from mosaic_secure.server.experts import ExpertGroup, Memory, Mixture, class_experts
 from mosaic_secure.server.fresh_student import SCORE, fresh_student
 from mosaic_secure.server.gating import pool, starting_scores, train_gate
 from mosaic_secure.server.scoring import Further, further_scores
@@ -123,12 +124,14 @@ def assemble(
     device: str = "cpu",
     test: tuple[np.ndarray, np.ndarray] | None = None,
     note: Callable[[str], None] = lambda _: None,
+    memory: Memory | None = None,
 ) -> Assembly:
     """Build experts, gate and synthetic records, and distil the global model.
 
     Args:
         test: public test images [N, C, S, S] and labels [N]; used for scores only, after everything is fixed.
         note: is told what is being done.
+        memory: of what the experts answered, where the same releases are assembled more than once.
     """
     config, seed = plan.config, plan.config.seed
     note("experts")
@@ -139,15 +142,16 @@ def assemble(
     sampler = sampler_of(plan, releases.state, releases.images) if parts.sampler else None
     images, labels, own = _pool(plan, releases, parts, generators, sampler, device)
 
-    def codes_of(inputs: Tensor) -> Mapping[str, Tensor]:
-        """What the prototype expert sees: computed once, for it and for a student with the same trunk."""
-        if prototype is None or not parts.prototype_expert:
-            return {}
-        return {HEAD: prototype.features(inputs, device)}
+    def seen(inputs: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
+        """Codes for the prototype expert, and for a student with the same trunk; and what the experts say."""
+        codes: dict[str, Tensor] = {}
+        if prototype is not None and parts.prototype_expert:
+            make = partial(prototype.features, inputs, device)
+            codes[HEAD] = make() if memory is None else memory.recall(("codes",), inputs, make)
+        return codes, mixture.log_probabilities(inputs, device, codes, memory)
 
-    codes = codes_of(images)
+    codes, answers = seen(images)
     shared = bool(codes) and same_trunk(plan)
-    answers = mixture.log_probabilities(images, device, codes)
     prior = starting_scores(mixture.names, "prototype", config.gate.prototype_trust)
     gate, trust = None, prior if parts.gate else None
     if parts.gate and parts.gate_learning and len(mixture.names) > 1:
@@ -166,14 +170,14 @@ def assemble(
     if parts.distillation:
         note("distillation")
         mixed = mix_records(images, seed)
-        more = codes_of(mixed)
-        answers = torch.cat([answers, mixture.log_probabilities(mixed, device, more)])
+        more, answered = seen(mixed)
+        answers = torch.cat([answers, answered])
         inputs, teacher = torch.cat([images, mixed]), teach(gate, answers, trust)
         features = torch.cat([codes[HEAD], more[HEAD]]) if shared else None
         kept = distil(model, inputs, teacher, config.distill, seed, device, features)
     facts = {"experts": len(mixture.names), "synthetic_records": len(images), "distilled_on": kept}
     scores, further = _scores(
-        mixture, lambda found: teach(gate, found, trust), model, fresh, test, device, codes_of, shared
+        mixture.names, lambda found: teach(gate, found, trust), model, fresh, test, seen, shared
     )
     kept_sampler = sampler.model if isinstance(sampler, ClassSampler) else None
     return Assembly(model.eval(), mixture, generators, scores, facts, (images, labels), further, kept_sampler)
@@ -275,13 +279,12 @@ def _student(
 
 
 def _scores(
-    mixture: Mixture,
+    names: tuple[str, ...],
     teacher: Callable[[Tensor], Tensor],
     model: nn.Module,
     fresh: nn.Module | None,
     test: tuple[np.ndarray, np.ndarray] | None,
-    device: str,
-    codes_of: Callable[[Tensor], Mapping[str, Tensor]],
+    seen: Callable[[Tensor], tuple[Mapping[str, Tensor], Tensor]],
     shared: bool,
 ) -> tuple[dict[str, float], Further]:
     """Scores of experts, teacher, global model (of the codes themselves if `shared`) and fresh student."""
@@ -292,9 +295,8 @@ def _scores(
     def accuracy(predicted: Tensor) -> float:
         return float((predicted.argmax(-1) == labels).double().mean())
 
-    codes = codes_of(images)
-    answers = mixture.log_probabilities(images, device, codes)
-    scores = {f"experts/{name}": accuracy(answers[:, i]) for i, name in enumerate(mixture.names)}
+    codes, answers = seen(images)
+    scores = {f"experts/{name}": accuracy(answers[:, i]) for i, name in enumerate(names)}
     found = predict_logits(model.head, codes[HEAD]) if shared else predict_logits(model, images)
     outputs = {"teacher": teacher(answers), "global": found}
     if fresh is not None:

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from mosaic_secure.server.assembly import Parts, Releases, assemble
+from mosaic_secure.server.experts import Memory
 from mosaic_secure.server.fresh_student import SCORE
 
 if TYPE_CHECKING:
@@ -38,13 +39,14 @@ def worth(
     for part in fields(Parts):
         if getattr(full, part.name):
             variants[part.name.replace("_", " ")] = replace(full, **{part.name: False})
-    base = None
+    base, memory = None, Memory()
     for name, parts in variants.items():
         if not (parts.prototype_expert or parts.class_experts) or not (parts.sampler or parts.generators):
             continue
         note(f"without {name}")
         fresh = parts == full or not (parts.sampler and parts.generators)
-        scores = assemble(plan, releases, replace(parts, fresh_student=fresh), device, test).scores
+        scored = replace(parts, fresh_student=fresh)
+        scores = assemble(plan, releases, scored, device, test, memory=memory).scores
         base = scores.get("global") if base is None else base
         gain = None if base is None else round(base - scores["global"], 4)
         rows.append(

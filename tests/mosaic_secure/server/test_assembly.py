@@ -18,6 +18,7 @@ from mosaic_secure.plan import RunPlan
 from mosaic_secure.release_requests import release_requests
 from mosaic_secure.server import assembly, fresh_student
 from mosaic_secure.server.assembly import Parts, Releases, assemble
+from mosaic_secure.server.experts import Memory
 from mosaic_secure.server.prototypes import start, take_centre, take_moments
 from mosaic_secure.server.worth import worth
 from privacy.budget import plan_budget
@@ -279,5 +280,9 @@ def test_the_ablation_leaves_one_part_out_at_a_time_and_counts_from_the_whole(mo
     assert {row["without"] for row in others} == names
     for row in others:
         assert row["worth"] == pytest.approx(whole["global_model"] - row["global_model"], abs=1e-4)
+    made = releases(quick)
+    remembered = worth(quick, made, "cpu", records(30, seed=1))
+    monkeypatch.setattr(Memory, "recall", lambda _, what, images, make: make())
+    assert worth(quick, made, "cpu", records(30, seed=1)) == remembered
     unscored = worth(quick, releases(quick), "cpu", None)
     assert {row["worth"] for row in unscored} == {None}
