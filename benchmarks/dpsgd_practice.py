@@ -25,8 +25,8 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-import bakeoff  # noqa: E402  (scripts beside this one)
-import prototype_stage  # noqa: E402
+import prototype_stage  # noqa: E402  (scripts beside this one)
+from bakeoff import Records, compare, places_left_out, table, variants  # noqa: E402
 from measure import RESULTS, hardware, versions  # noqa: E402
 
 from mosaic_secure.client.training import initial_classifier, train_classifier  # noqa: E402
@@ -84,9 +84,7 @@ def network(plan: RunPlan, model: str) -> nn.Module:
     return made
 
 
-def warm_start(
-    plan: RunPlan, model: nn.Module, records: bakeoff.Records, seed: int, kept: dict[Any, Any]
-) -> None:
+def warm_start(plan: RunPlan, model: nn.Module, records: Records, seed: int, kept: dict[Any, Any]) -> None:
     """Train `model` on images drawn from moments that all clients released with the plan's noise."""
     tried = prototype_stage.Tried()
     key = (plan.config.privacy.epsilon, seed)
@@ -108,7 +106,7 @@ def warm_start(
 
 def run(
     plan: RunPlan,
-    records: bakeoff.Records,
+    records: Records,
     seed: int,
     practice: Practice,
     kept: dict[Any, Any],
@@ -145,12 +143,12 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     seeds = [int(seed) for seed in args.seeds.split(",")]
-    records = bakeoff.Records(load_config(args.config), args.records, 0, args.cache)
+    records = Records(load_config(args.config), args.records, 0, args.cache)
     epsilons = args.epsilons.split(",")
     cells = [f"epsilon {epsilon}" for epsilon in epsilons]
     rows: list[dict[str, Any]] = []
     kept: dict[Any, Any] = {}
-    for given in bakeoff.variants(args.vary, args.variant):
+    for given in variants(args.vary, args.variant):
         row: dict[str, Any] = {"settings": given, "runs": {cell: [] for cell in cells}}
         practice, began = Practice.of(given), time.perf_counter()
         for (cell, epsilon), seed in itertools.product(zip(cells, epsilons, strict=True), seeds):
@@ -159,12 +157,12 @@ def main(argv: list[str] | None = None) -> None:
             row["runs"][cell].append(run(plan, records, seed, practice, kept))
         row["seconds"] = round(time.perf_counter() - began, 1)
         rows.append(row)
-        bakeoff.compare(rows, cells)
+        compare(rows, cells)
         record = {
             "schema_version": 1,
             "name": args.name,
             "command": "python benchmarks/dpsgd_practice.py "
-            + shlex.join(bakeoff.places_left_out(argv or sys.argv[1:])),
+            + shlex.join(places_left_out(argv or sys.argv[1:])),
             "date": datetime.now(UTC).date().isoformat(),
             "records": len(records.labels),
             "scored_on": f"{len(records.score_labels)} held-out training records",
@@ -177,8 +175,8 @@ def main(argv: list[str] | None = None) -> None:
         args.results.mkdir(parents=True, exist_ok=True)
         path = args.results / f"bakeoff_{args.name}.json"
         path.write_text(json.dumps(record, indent=2) + os.linesep)
-        print(bakeoff.table(record | {"rows": rows[-1:]}).splitlines()[-1], flush=True)
-    print(bakeoff.table(record))
+        print(table(record | {"rows": rows[-1:]}).splitlines()[-1], flush=True)
+    print(table(record))
 
 
 if __name__ == "__main__":

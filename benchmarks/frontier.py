@@ -3,7 +3,8 @@
     python benchmarks/frontier.py                      # all rows that are missing
     python benchmarks/frontier.py --only fashion_mnist # rows whose name holds this text
     python benchmarks/frontier.py --list               # what there is, what is missing
-    python benchmarks/frontier.py --table              # the results as Markdown
+
+`frontier_tables.py` writes the results as Markdown.
 
 A row is a `mosaic-secure train` command; its runs (one a seed) lie in `benchmarks/results/frontier/ROW.json`
 with hardware, versions and commit of each.
@@ -15,7 +16,6 @@ import argparse
 import json
 import os
 import shlex
-import statistics
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -28,17 +28,47 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from measure import RESULTS, hardware, measure_seeds, versions  # noqa: E402  (a script beside this one)
 
 FOLDER = RESULTS / "frontier"
-SCORES = ("accuracy", "teacher_accuracy", "fresh_student_accuracy", "balanced_accuracy", "auc", "epsilon")
+SCORES = (
+    "accuracy",
+    "teacher_accuracy",
+    "fresh_student_accuracy",
+    "balanced_accuracy",
+    "auc",
+    "epsilon",
+    "ablation",
+)
 """What is kept of a run's result, where it has it."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One command. ``seeds`` in the order in which they are run."""
+    """One command.
+
+    Attributes:
+        seeds: in the order in which they are run.
+        goal: what its score should reach, in percent.
+        of: name of the score that the goal is about.
+        against: name of the row that this one is held against, seed by seed.
+    """
 
     name: str
     arguments: tuple[str, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
+    goal: float | None = None
+    of: str = "accuracy"
+    against: str | None = None
+
+
+GOALS = {
+    "digits_accuracy_4": (92.0, 94.0),
+    "mnist_accuracy_1": (97.0, 97.8),
+    "mnist_accuracy_3": (98.0, 98.5),
+    "fashion_mnist_accuracy_1": (86.0, 88.0),
+    "fashion_mnist_accuracy_4": (88.5, 90.0),
+    "mnist_synthetic_4": (93.0, 95.0),
+    "fashion_mnist_synthetic_4": (76.0, 80.0),
+}
+"""Percent, under local and under distributed trust; of preset synthetic for the fresh CNN."""
 
 
 def rows() -> Iterator[Row]:
@@ -62,13 +92,20 @@ def rows() -> Iterator[Row]:
             yield Row(f"{dataset}_inf", plain)
     fashion = ("train", "--config", "fashion_mnist", "--epsilon", "4")
     for alpha in ("0.01", "1"):
-        yield Row(f"fashion_mnist_4_local_alpha{alpha}", (*fashion, "--alpha", alpha))
-    yield Row("fashion_mnist_4_local_iid", (*fashion, "--partition", "iid"))
+        skewed = (*fashion, "--alpha", alpha)
+        yield Row(f"fashion_mnist_4_local_alpha{alpha}", skewed, against="fashion_mnist_accuracy_4_local")
+    even = (*fashion, "--partition", "iid")
+    yield Row("fashion_mnist_4_local_iid", even, against="fashion_mnist_accuracy_4_local")
     for clients in (50, 200):
         more = ("--clients", str(clients), "--trust", "distributed")
         held = ("--set", f"privacy.honest_clients={clients * 8 // 10}")
-        yield Row(f"fashion_mnist_4_distributed_{clients}clients", (*fashion, *more, *held))
+        name = f"fashion_mnist_4_distributed_{clients}clients"
+        yield Row(name, (*fashion, *more, *held), against="fashion_mnist_accuracy_4_distributed")
     yield Row("fashion_mnist_inf", ("train", "--config", "fashion_mnist", "--epsilon", "inf"), (0,))
+    for dataset, seeds in (("digits", (0, 1, 2)), ("fashion_mnist", (0,))):
+        for epsilon in ("1", "4", "inf"):
+            command = ("train", "--config", dataset, "--epsilon", epsilon, "--ablate")
+            yield Row(f"ablation_{dataset}_{epsilon}", command, seeds)
 
 
 def _trusts(dataset: str, preset: str, epsilon: str, honest: int) -> Iterator[Row]:
@@ -76,9 +113,11 @@ def _trusts(dataset: str, preset: str, epsilon: str, honest: int) -> Iterator[Ro
     if preset != "accuracy":
         command += ("--preset", preset)
     name = f"{dataset}_{preset}_{epsilon}"
-    yield Row(f"{name}_local", command)
+    local, together = GOALS.get(name, (None, None))
+    of = "fresh_student_accuracy" if preset == "synthetic" else "accuracy"
+    yield Row(f"{name}_local", command, goal=local, of=of)
     shared = ("--trust", "distributed", "--set", f"privacy.honest_clients={honest}")
-    yield Row(f"{name}_distributed", (*command, *shared))
+    yield Row(f"{name}_distributed", (*command, *shared), goal=together, of=of)
 
 
 def kept(row: Row) -> dict[str, Any]:
@@ -117,30 +156,6 @@ def run(row: Row, seed: int, timeout: float | None) -> dict[str, Any]:
     return done
 
 
-def table(chosen: Sequence[Row]) -> str:
-    """Markdown: means over the seeds that ended well, in percent but for epsilon and minutes."""
-    lines = [
-        "| row | seeds | accuracy | min to max | teacher | fresh CNN | balanced | AUC | epsilon | minutes |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in chosen:
-        good = [r for r in kept(row)["runs"] if r["status"] == 0]
-        if not good:
-            continue
-        cells = [row.name, str(len(good)), _mean(good, "accuracy", 100)]
-        found = [100 * r["accuracy"] for r in good if r.get("accuracy") is not None]
-        cells.append(f"{min(found):.2f} to {max(found):.2f}" if found else "-")
-        cells += [_mean(good, name, 100) for name in SCORES[1:5]]
-        cells += [_mean(good, "epsilon", 1), _mean(good, "wall_seconds", 1 / 60)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _mean(runs: Sequence[dict[str, Any]], name: str, scale: float) -> str:
-    values = [r[name] for r in runs if r.get(name) is not None]
-    return f"{scale * statistics.fmean(values):.2f}" if values else "-"
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what is missing; 0 if all of it ended well."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -148,12 +163,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", default="0,1,2", help="of these seeds only, comma-separated")
     parser.add_argument("--timeout", type=float, default=3600, help="seconds after which a run is killed")
     parser.add_argument("--list", action="store_true")
-    parser.add_argument("--table", action="store_true")
     options = parser.parse_args(argv)
     chosen = [r for r in rows() if not options.only or any(text in r.name for text in options.only)]
-    if options.table:
-        print(table(chosen))
-        return 0
     wanted = {int(seed) for seed in options.seeds.split(",")}
     if options.list:
         for row in chosen:
