@@ -55,6 +55,7 @@ class Records:
         order = np.random.default_rng([20, seed if small else 0]).permutation(len(raw.labels))
         held = len(order) // 5 if small else len(order) // 6
         self.total = len(order) if limit else len(order) - held
+        self.scale = raw.scale
         learn = order[held:][:limit]
         images = np.asarray(raw.images, dtype=np.float32)
         self.images, self.labels = images[learn], np.asarray(raw.labels)[learn].astype(np.int64)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mosaic_secure.models.encoders import centre_codes
-from mosaic_secure.plan import RunPlan
+from mosaic_secure.plan import PROTOTYPE_ROUNDS, RunPlan
 from mosaic_secure.server import prototypes
 from mosaic_secure.server.prototypes import PrototypeState
 from mosaic_secure.server.scoring import area_under_roc, balanced_accuracy
@@ -60,7 +60,7 @@ class Tried:
 def learn(
     plan: RunPlan, codes: np.ndarray, labels: np.ndarray, total: int, seed: int, tried: Tried
 ) -> PrototypeState:
-    """What the server knows after all rounds.
+    """What the server knows after all rounds of the prototypes.
 
     Args:
         codes, labels: [N, dim], [N], learnt from.
@@ -75,6 +75,8 @@ def learn(
     state = prototypes.start(codes.shape[1], plan.num_classes)
     moved = codes
     for wanted in plan.rounds:
+        if wanted.release not in PROTOTYPE_ROUNDS:
+            continue
         made = wanted.mechanism
         made = dataclasses.replace(
             made,
@@ -118,15 +120,20 @@ def held_out_score(
     Args:
         score: "accuracy", "balanced" (mean recall over classes) or "auc".
     """
-    logits = centre_codes(scored, state.centre) @ state.weights
-    logits = logits.reshape(len(scored), plan.num_classes, -1)
-    merged = logits.max(2) if tried.merge == "max" else np.logaddexp.reduce(logits, axis=2)
-    merged = merged + state.bias(plan.config.prototypes.balance)
+    merged = answers(plan, state, scored, tried)
     if score == "auc":
         return float(area_under_roc(merged, labels))
     if score == "balanced":
         return float(balanced_accuracy(merged.argmax(1), labels))
     return float((merged.argmax(1) == labels).mean())
+
+
+def answers(plan: RunPlan, state: PrototypeState, codes: np.ndarray, tried: Tried) -> np.ndarray:
+    """Logits [N, K] that the prototype expert gives to codes [N, dim] as the encoder makes them."""
+    logits = centre_codes(codes, state.centre) @ state.weights
+    logits = logits.reshape(len(codes), plan.num_classes, -1)
+    merged = logits.max(2) if tried.merge == "max" else np.logaddexp.reduce(logits, axis=2)
+    return merged + state.bias(plan.config.prototypes.balance)
 
 
 def noisy_sums(
