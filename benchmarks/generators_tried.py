@@ -41,7 +41,8 @@ def plan_of(args: argparse.Namespace, seed: int, alpha: str, epsilon: str, given
         "seed": str(seed),
         "partition.alpha": alpha,
         "privacy.epsilon": epsilon,
-    } | given
+    }
+    fields |= dict(item.split("=", 1) for item in args.set) | given
     if given.get("privacy.trust") == "distributed":
         fields["privacy.honest_clients"] = str(args.honest)
     return build_plan(load_config(args.config, fields))
@@ -82,6 +83,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seeds", default="0", help="of noise, split and networks")
     parser.add_argument("--records", type=int, default=10_000)
     parser.add_argument("--synthetic", type=int, default=10_000, help="images that each candidate draws")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="for all rows")
     parser.add_argument("--only", action="append", choices=CANDIDATES, help="these candidates; default: all")
     parser.add_argument("--results", type=Path, default=RESULTS, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)

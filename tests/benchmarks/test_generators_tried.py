@@ -1,0 +1,145 @@
+"""The tool that holds generators against each other: budgets, rows, and how the autoencoder is trained."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from mosaic_secure.config import load_config
+from privacy.dpsgd import DPSGDPlan
+from privacy.randomness import NoiseSource
+
+HOUSE = Path(__file__).resolve().parents[2]
+SHORT = ["generator.steps=2", "classifier.steps=2", "generator.warmup=2", "generator.batch=8"]
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    # Loaded by path: the import name `benchmarks` belongs to another distribution.
+    path = HOUSE / "benchmarks" / "generators_tried.py"
+    spec = importlib.util.spec_from_file_location("generators_tried_tool", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def vae(tool: ModuleType) -> ModuleType:
+    return importlib.import_module("conditional_vae")  # the tool has put its folder on the path
+
+
+@pytest.fixture(scope="module")
+def args() -> argparse.Namespace:
+    return argparse.Namespace(config="digits", honest=3, set=SHORT)
+
+
+@pytest.fixture(scope="module")
+def records(tool: ModuleType) -> object:
+    return tool.UnitRecords(load_config("digits"), 400, 0)
+
+
+def test_every_candidate_has_the_same_share_of_the_budget(tool: ModuleType, args: argparse.Namespace) -> None:
+    for name, candidate in tool.CANDIDATES.items():
+        plan = tool.plan_of(args, 0, "0.1", "4", candidate.settings)
+        shares = plan.config.privacy.shares
+        assert shares.sampler + shares.generator == pytest.approx(tool.SHARE), name
+        assert (shares.prototypes, shares.counts, shares.classifier) == (0.30, 0.02, 0.12), name
+        assert plan.budget.epsilon <= 4
+
+
+def test_rows_come_out_for_each_candidate(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mosaic_secure.server.fresh_student._LEAST_STEPS", 60)
+    command = ["sample", "--config", "digits", "--honest", "3", "--records", "400", "--synthetic", "400"]
+    command += [word for item in SHORT for word in ("--set", item)]
+    tool.main([*command, "--alphas", "0.1,1000", "--results", str(tmp_path)])
+    record = json.loads((tmp_path / "bakeoff_sample.json").read_text(encoding="utf-8"))
+    assert record["cells"] == ["α 0.1, ε 4", "α 1000, ε 4"]
+    rows = {row["candidate"]: row for row in record["rows"]}
+    assert list(rows) == list(tool.CANDIDATES)
+    for name, row in rows.items():
+        skewed, even = (row["runs"][cell] for cell in record["cells"])
+        assert all(len(runs) == 1 for cell in (skewed, even) for runs in cell.values()), name
+        assert tool.CANDIDATES[name].parted or skewed == even, name
+    real, made = ([*rows[name]["runs"].values()][0] for name in ("real records, no privacy", "DCGAN"))
+    assert real["asked"][0] > 0.4 > made["asked"][0]  # two steps make no generator
+    lines = tool.table(record).splitlines()
+    assert len(lines) == 2 + len(rows)
+    assert lines[2].startswith(
+        f"| class sampler | {rows['class sampler']['runs']['α 0.1, ε 4']['asked'][0]:.4f} /"
+    )
+    assert "--results" not in record["command"]
+
+
+def test_the_class_sampler_does_not_depend_on_who_holds_what(
+    tool: ModuleType, args: argparse.Namespace, records: object
+) -> None:
+    settings = tool.CANDIDATES["class sampler"].settings
+    worlds = [tool.World(tool.plan_of(args, 0, alpha, "4", settings), records) for alpha in ("0.1", "1000")]
+    assert worlds[0].clients["client-0"].tolist() != worlds[1].clients["client-0"].tolist()
+    skewed, even = (world.class_sampler().model.means for world in worlds)
+    assert torch.allclose(skewed, even, atol=2e-3)
+
+
+def test_the_autoencoder_is_one_release_under_the_plan(
+    tool: ModuleType,
+    vae: ModuleType,
+    args: argparse.Namespace,
+    records: object,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = []
+
+    def recorded(model, loss, given, plan, noise, **more):
+        before = [value.detach().clone() for value in model.parameters()]
+        private(model, loss, given, plan, noise, **more)
+        moved = [not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)]
+        calls.append((model, given, plan, noise.label, all(moved)))
+
+    private = vae.train_private
+    monkeypatch.setattr(vae, "train_private", recorded)
+    wanted = tool.plan_of(args, 0, "0.1", "4", tool.CANDIDATES["VAE"].settings)
+    world = tool.World(wanted, records)
+    decoders = world.vae()
+    assert len(calls) == len(decoders) == 5
+    planned = wanted.budget.release("generator")
+    for (model, given, plan, _, moved), part, decoder in zip(
+        calls, world.clients.values(), decoders, strict=True
+    ):
+        assert moved and model.decoder is decoder
+        assert len(given[0]) == len(part)
+        assert plan.noise_multiplier == pytest.approx(planned.noise_multiplier * 400 / records.total)
+        assert (plan.sample_rate, plan.steps) == (planned.sample_rate, planned.steps) == (0.2, 2)
+        assert (plan.max_grad_norm, plan.expected_batch_size) == (1.0, 0.2 * len(part))
+    assert len({label for *_, label, _ in calls}) == 5  # no two clients draw the same noise
+
+
+def test_the_autoencoder_learns_what_its_labels_mean(vae: ModuleType) -> None:
+    model = vae.build((1, 8, 8), 2, latent_dim=2, seed=0)
+    labels = torch.arange(64) % 2
+    images = (0.2 + 0.6 * labels.float())[:, None, None, None].expand(-1, 1, 8, 8).clone()
+    plan = DPSGDPlan(
+        noise_multiplier=0.0,
+        sample_rate=0.5,
+        steps=80,
+        max_grad_norm=1.0,
+        expected_batch_size=32.0,
+        learning_rate=2e-2,
+        optimizer="adam",
+    )
+    vae.train(model, images, labels, plan, NoiseSource(bytes(32), "test"))
+    with torch.no_grad():
+        drawn = model.decoder(torch.randn(40, 2, generator=torch.Generator().manual_seed(0)), labels[:40])
+    means = [float(drawn[labels[:40] == label].mean()) for label in (0, 1)]
+    assert means == pytest.approx([0.2, 0.8], abs=0.1)
