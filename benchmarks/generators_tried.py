@@ -29,13 +29,16 @@ from bakeoff import places_left_out  # noqa: E402  (scripts beside this one)
 from generator_candidates import CANDIDATES, PRESET, SHARE, Expert, UnitRecords, World  # noqa: E402
 from measure import RESULTS, hardware, versions  # noqa: E402
 
-from mosaic_secure.config import load_config  # noqa: E402
+from mosaic_secure.config import RunConfig, load_config  # noqa: E402
 from mosaic_secure.models.classifiers import predict_logits  # noqa: E402
 from mosaic_secure.plan import RunPlan, build_plan  # noqa: E402
 from mosaic_secure.server.fresh_student import fresh_student  # noqa: E402
 
 
-def plan_of(args: argparse.Namespace, seed: int, alpha: str, epsilon: str, given: dict[str, str]) -> RunPlan:
+def config_of(
+    args: argparse.Namespace, seed: int, alpha: str, epsilon: str, given: dict[str, str]
+) -> RunConfig:
+    """Configuration of one row, one cell and one seed."""
     fields = {
         "preset": PRESET,
         "seed": str(seed),
@@ -45,7 +48,12 @@ def plan_of(args: argparse.Namespace, seed: int, alpha: str, epsilon: str, given
     fields |= dict(item.split("=", 1) for item in args.set) | given
     if given.get("privacy.trust") == "distributed":
         fields["privacy.honest_clients"] = str(args.honest)
-    return build_plan(load_config(args.config, fields))
+    return load_config(args.config, fields)
+
+
+def plan_of(args: argparse.Namespace, seed: int, alpha: str, epsilon: str, given: dict[str, str]) -> RunPlan:
+    """The plan of `config_of`, with its noise calibrated."""
+    return build_plan(config_of(args, seed, alpha, epsilon, given))
 
 
 def score(images: Tensor, labels: Tensor, world: World) -> float:

@@ -50,36 +50,41 @@ def records(tool: ModuleType) -> object:
 
 def test_every_candidate_has_the_same_share_of_the_budget(tool: ModuleType, args: argparse.Namespace) -> None:
     for name, candidate in tool.CANDIDATES.items():
-        plan = tool.plan_of(args, 0, "0.1", "4", candidate.settings)
-        shares = plan.config.privacy.shares
+        shares = tool.config_of(args, 0, "0.1", "4", candidate.settings).privacy.shares
         assert shares.sampler + shares.generator == pytest.approx(tool.SHARE), name
         assert (shares.prototypes, shares.counts, shares.classifier) == (0.30, 0.02, 0.12), name
-        assert plan.budget.epsilon <= 4
 
 
-def test_rows_come_out_for_each_candidate(
+def rows_of(tool: ModuleType, folder: Path, *words: str) -> dict:
+    command = ["sample", "--config", "digits", "--honest", "3", "--records", "400", "--synthetic", "400"]
+    command += [word for item in SHORT for word in ("--set", item)]
+    tool.main([*command, *words, "--results", str(folder)])
+    return json.loads((folder / "bakeoff_sample.json").read_text(encoding="utf-8"))
+
+
+def test_a_row_comes_out_for_each_candidate(
     tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mosaic_secure.server.fresh_student._LEAST_STEPS", 60)
-    command = ["sample", "--config", "digits", "--honest", "3", "--records", "400", "--synthetic", "400"]
-    command += [word for item in SHORT for word in ("--set", item)]
-    tool.main([*command, "--alphas", "0.1,1000", "--results", str(tmp_path)])
-    record = json.loads((tmp_path / "bakeoff_sample.json").read_text(encoding="utf-8"))
-    assert record["cells"] == ["α 0.1, ε 4", "α 1000, ε 4"]
-    rows = {row["candidate"]: row for row in record["rows"]}
+    record = rows_of(tool, tmp_path)
+    assert record["cells"] == ["α 0.1, ε 4"]
+    assert "--results" not in record["command"]
+    rows = {row["candidate"]: row["runs"]["α 0.1, ε 4"] for row in record["rows"]}
     assert list(rows) == list(tool.CANDIDATES)
-    for name, row in rows.items():
-        skewed, even = (row["runs"][cell] for cell in record["cells"])
-        assert all(len(runs) == 1 for cell in (skewed, even) for runs in cell.values()), name
-        assert tool.CANDIDATES[name].parted or skewed == even, name
-    real, made = ([*rows[name]["runs"].values()][0] for name in ("real records, no privacy", "DCGAN"))
-    assert real["asked"][0] > 0.4 > made["asked"][0]  # two steps make no generator
+    assert all(len(row["asked"]) == len(row["expert"]) == 1 for row in rows.values())
+    assert rows["real records, no privacy"]["asked"][0] > 0.4 > rows["DCGAN"]["asked"][0]  # of two steps
     lines = tool.table(record).splitlines()
     assert len(lines) == 2 + len(rows)
-    assert lines[2].startswith(
-        f"| class sampler | {rows['class sampler']['runs']['α 0.1, ε 4']['asked'][0]:.4f} /"
-    )
-    assert "--results" not in record["command"]
+    first = rows["class sampler"]
+    assert lines[2] == f"| class sampler | {first['asked'][0]:.4f} / {first['expert'][0]:.4f} |"
+
+
+def test_what_no_partition_moves_is_run_once(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mosaic_secure.server.fresh_student._LEAST_STEPS", 5)
+    (row,) = rows_of(tool, tmp_path, "--only", "class sampler", "--alphas", "0.1,1000")["rows"]
+    assert row["runs"]["α 0.1, ε 4"] == row["runs"]["α 1000, ε 4"]
 
 
 def test_the_class_sampler_does_not_depend_on_who_holds_what(
