@@ -36,7 +36,7 @@ def principal_frame(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`principal_directions` of procedural images' features: a mean [D] and a frame [D, dim].
 
-    Takes 2 s of a processor for 1x28x28 pixels and 512 directions, 14 s for 3x32x32 and 1,024.
+    Takes 2 s of a processor for 1x28x28 pixels and 512 directions, 5 s for 1,024, 14 s for those of 3x32x32.
     """
     count = max(_IMAGES, 2 * dim)  # well above the number of directions that they are to span
     images = torch.from_numpy(procedural_images(count, image_shape, seed))
