@@ -55,13 +55,12 @@ class Records:
         order = np.random.default_rng([20, seed if small else 0]).permutation(len(raw.labels))
         held = len(order) // 5 if small else len(order) // 6
         self.total = len(order) if limit else len(order) - held
-        self.scale = raw.scale
         learn = order[held:][:limit]
-        images = np.asarray(raw.images, dtype=np.float32)
+        images = np.asarray(raw.images, dtype=np.float32) / raw.scale  # in [0, 1], as clients have them
         self.images, self.labels = images[learn], np.asarray(raw.labels)[learn].astype(np.int64)
         self.score_images, self.score_labels = images[order[:held]], np.asarray(raw.labels)[order[:held]]
         self._kept: dict[str, tuple[Any, Any]] = {}
-        self._cache, self._whose = cache, (name, limit, seed if small else 0)
+        self._cache, self._whose = cache, (name, limit, seed if small else 0, "in [0, 1]")
 
     def codes(self, plan: RunPlan, tried: Tried) -> tuple[np.ndarray, np.ndarray]:
         """Codes of both parts; the latest are kept for the next row."""

@@ -114,7 +114,7 @@ def run(
     """Accuracy on the held-out records of one row, one epsilon and one seed."""
     count = len(records.labels) // plan.config.clients.count
     start = seed % plan.config.clients.count * count
-    images = torch.from_numpy(records.images[start : start + count] / records.scale)
+    images = torch.from_numpy(records.images[start : start + count])
     labels = torch.from_numpy(records.labels[start : start + count])
     model = network(plan, practice.model)
     if practice.warm:
@@ -125,7 +125,7 @@ def run(
         made = type(made)(**{**vars(made), "learning_rate": made.learning_rate * practice.rate})
         noise = NoiseSource(seed.to_bytes(32), "dpsgd-practice")
         train_classifier(model, images, labels, made, noise, plan.config.classifier.augmentations)
-    found = predict_logits(model, torch.from_numpy(records.score_images / records.scale)).argmax(1)
+    found = predict_logits(model, torch.from_numpy(records.score_images)).argmax(1)
     return round(float((found == torch.from_numpy(records.score_labels)).double().mean()), 4)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mosaic_secure.client.images import image_codes
 from mosaic_secure.client.training import initial_classifier, train_classifier, train_local_generator
-from mosaic_secure.config import RunConfig, load_config
+from mosaic_secure.config import load_config
 from mosaic_secure.data.partition import deal
 from mosaic_secure.models.encoders import encode
 from mosaic_secure.plan import IMAGE_ROUNDS, RunPlan
@@ -38,14 +38,6 @@ SHARE = _SHARES.sampler + _SHARES.generator
 VAE_LATENT = 4
 VAE_RATE = 1e-2  # of Adam
 VAE_AVERAGE = 0.9  # decay of the average of iterates
-
-
-class UnitRecords(Records):
-    """The records with pixels in [0, 1], as clients have them."""
-
-    def __init__(self, config: RunConfig, limit: int | None, seed: int) -> None:
-        super().__init__(config, limit, seed)
-        self.images, self.score_images = self.images / self.scale, self.score_images / self.scale
 
 
 class World:

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from bakeoff import places_left_out  # noqa: E402  (scripts beside this one)
-from generator_candidates import CANDIDATES, PRESET, SHARE, Expert, UnitRecords, World  # noqa: E402
+from bakeoff import Records, places_left_out  # noqa: E402  (scripts beside this one)
+from generator_candidates import CANDIDATES, PRESET, SHARE, Expert, World  # noqa: E402
 from measure import RESULTS, hardware, versions  # noqa: E402
 
 from mosaic_secure.config import RunConfig, load_config  # noqa: E402
@@ -98,7 +98,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     seeds = [int(seed) for seed in args.seeds.split(",")]
     alphas, epsilons = args.alphas.split(","), args.epsilons.split(",")
-    records = UnitRecords(load_config(args.config), args.records, seeds[0])
+    records = Records(load_config(args.config), args.records, seeds[0])
     cells = {f"α {alpha}, ε {epsilon}": (alpha, epsilon) for epsilon in epsilons for alpha in alphas}
     experts = {
         (seed, epsilon): Expert(plan_of(args, seed, alphas[0], epsilon, {}), records)

@@ -45,7 +45,7 @@ def args() -> argparse.Namespace:
 
 @pytest.fixture(scope="module")
 def records(tool: ModuleType) -> object:
-    return tool.UnitRecords(load_config("digits"), 400, 0)
+    return tool.Records(load_config("digits"), 400, 0)
 
 
 def test_every_candidate_has_the_same_share_of_the_budget(tool: ModuleType, args: argparse.Namespace) -> None:
