@@ -45,7 +45,7 @@ class ExpertGroup:
     def features(self, images: Tensor, device: torch.device | str = "cpu") -> Tensor:
         """What experts see of images [B, C, S, S]: features [B, D] of a fixed trunk, or the images."""
         _, transform = trainable_part(self.template.to(device).eval())
-        if transform is None or not len(images):
+        if transform is None:
             return images
         return torch.cat([transform(batch.to(device)).cpu() for batch in images.split(_BATCH)])
 

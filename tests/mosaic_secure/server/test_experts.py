@@ -98,8 +98,10 @@ def test_answers_do_not_depend_on_the_batch_or_on_the_templates_own_weights():
     assert torch.equal(many, made.log_probabilities(images(600)))
 
 
-def test_no_images_give_no_answers():
-    assert group([[1.0, 1.0, 1.0]] * 2).log_probabilities(images(0)).shape == (0, 3, CLASSES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_no_images_give_no_answers(architecture):
+    made = group([[1.0, 1.0, 1.0]] * 2, architecture)
+    assert made.log_probabilities(images(0)).shape == (0, 3, CLASSES)
 
 
 def test_a_mixture_keeps_the_order_of_its_groups():
