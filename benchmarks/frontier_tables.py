@@ -84,7 +84,7 @@ def ablation(chosen: Sequence[Row]) -> list[list[str]]:
 
 
 def _mean(runs: Sequence[dict[str, Any]], name: str, scale: float) -> str:
-    values = [run[name] for run in runs if run.get(name) is not None]
+    values = [float(run[name]) for run in runs if run.get(name) is not None]  # "inf" is a string in JSON
     return f"{scale * statistics.fmean(values):.2f}" if values else "-"
 
 

@@ -49,12 +49,12 @@ def printed(tables: ModuleType, capsys: pytest.CaptureFixture, *words: str) -> l
 def test_scores_are_means_of_runs_that_ended_well(tables, folder, capsys):
     failed = {"seed": 2, "status": 2, "wall_seconds": 1.0}
     keep(folder, "digits_accuracy_4_local", [run(0, 0.9, teacher_accuracy=0.95), run(1, 0.94), failed])
-    keep(folder, "mnist_synthetic_4_local", [run(0, 0.9, fresh_student_accuracy=0.931)])
+    keep(folder, "mnist_synthetic_4_local", [run(0, 0.9, fresh_student_accuracy=0.931, epsilon="inf")])
     head, _, digits, mnist = printed(tables, capsys, "scores")
     digits, mnist = dict(zip(head, digits, strict=True)), dict(zip(head, mnist, strict=True))
     assert (digits["seeds"], digits["goal"], digits["accuracy"]) == ("2", "accuracy 92.0", "92.00")
     assert (digits["teacher"], digits["range"], digits["minutes"]) == ("95.00", "90.00 to 94.00", "1.00")
-    assert (mnist["goal"], mnist["range"]) == ("fresh CNN 93.0", "-")
+    assert (mnist["goal"], mnist["range"], mnist["epsilon"]) == ("fresh CNN 93.0", "-", "inf")
 
 
 def test_differences_are_paired_by_seed(tables, folder, capsys):
