@@ -192,6 +192,42 @@ def places_left_out(words: list[str]) -> list[str]:
     ]
 
 
+def keep(
+    tool: str,
+    args: argparse.Namespace,
+    argv: list[str] | None,
+    records: Records,
+    cells: list[str],
+    rows: list[dict[str, Any]],
+    **more: Any,
+) -> dict[str, Any]:
+    """Write what is known so far to the file of the result, and return it.
+
+    Args:
+        tool: name of the script. args, argv: its options, read and as given.
+        more: what this tool has to say beside.
+    """
+    words = shlex.join(places_left_out(sys.argv[1:] if argv is None else argv))
+    record = {
+        "schema_version": 1,
+        "name": args.name,
+        "command": f"python benchmarks/{tool}.py {words}",
+        "date": datetime.now(UTC).date().isoformat(),
+        "records": len(records.labels),
+        "scored_on": f"{len(records.score_labels)} held-out training records",
+        **more,
+        "seeds": [int(seed) for seed in args.seeds.split(",")],
+        "hardware": hardware(),
+        "versions": versions(),
+        "cells": cells,
+        "rows": rows,
+    }
+    args.results.mkdir(parents=True, exist_ok=True)
+    path = args.results / f"bakeoff_{args.name}.json"
+    path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + os.linesep, encoding="utf-8")
+    return record
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", help="of the result file")
@@ -237,23 +273,7 @@ def main(argv: list[str] | None = None) -> None:
         row["seconds"] = round(time.perf_counter() - began, 1)
         rows.append(row)
         compare(rows, cells)
-        record = {
-            "schema_version": 1,
-            "name": args.name,
-            "command": "python benchmarks/bakeoff.py " + shlex.join(places_left_out(argv or sys.argv[1:])),
-            "date": datetime.now(UTC).date().isoformat(),
-            "records": len(first.labels),
-            "scored_on": f"{len(first.score_labels)} held-out training records",
-            "score": args.score,
-            "seeds": seeds,
-            "hardware": hardware(),
-            "versions": versions(),
-            "cells": cells,
-            "rows": rows,
-        }
-        args.results.mkdir(parents=True, exist_ok=True)
-        path = args.results / f"bakeoff_{args.name}.json"
-        path.write_text(json.dumps(record, indent=2) + os.linesep)
+        record = keep("bakeoff", args, argv, first, cells, rows, score=args.score)
         print(table(record | {"rows": rows[-1:]}).splitlines()[-1], flush=True)
     print(table(record))
 

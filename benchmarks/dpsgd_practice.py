@@ -11,13 +11,9 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import os
-import shlex
 import sys
 import time
-from dataclasses import dataclass, fields
-from datetime import UTC, datetime
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +22,8 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import prototype_stage  # noqa: E402  (scripts beside this one)
-from bakeoff import Records, compare, places_left_out, table, variants  # noqa: E402
-from measure import RESULTS, hardware, versions  # noqa: E402
+from bakeoff import Records, compare, keep, table, variants  # noqa: E402
+from measure import RESULTS  # noqa: E402
 
 from mosaic_secure.client.training import initial_classifier, train_classifier  # noqa: E402
 from mosaic_secure.config import load_config  # noqa: E402
@@ -122,7 +118,7 @@ def run(
     if practice.private:
         architecture = practice.model.partition("-")[0]
         made = plan.dpsgd("classifier", count, architecture)
-        made = type(made)(**{**vars(made), "learning_rate": made.learning_rate * practice.rate})
+        made = replace(made, learning_rate=made.learning_rate * practice.rate)
         noise = NoiseSource(seed.to_bytes(32), "dpsgd-practice")
         train_classifier(model, images, labels, made, noise, plan.config.classifier.augmentations)
     found = predict_logits(model, torch.from_numpy(records.score_images)).argmax(1)
@@ -158,23 +154,7 @@ def main(argv: list[str] | None = None) -> None:
         row["seconds"] = round(time.perf_counter() - began, 1)
         rows.append(row)
         compare(rows, cells)
-        record = {
-            "schema_version": 1,
-            "name": args.name,
-            "command": "python benchmarks/dpsgd_practice.py "
-            + shlex.join(places_left_out(argv or sys.argv[1:])),
-            "date": datetime.now(UTC).date().isoformat(),
-            "records": len(records.labels),
-            "scored_on": f"{len(records.score_labels)} held-out training records",
-            "seeds": seeds,
-            "hardware": hardware(),
-            "versions": versions(),
-            "cells": cells,
-            "rows": rows,
-        }
-        args.results.mkdir(parents=True, exist_ok=True)
-        path = args.results / f"bakeoff_{args.name}.json"
-        path.write_text(json.dumps(record, indent=2) + os.linesep)
+        record = keep("dpsgd_practice", args, argv, records, cells, rows)
         print(table(record | {"rows": rows[-1:]}).splitlines()[-1], flush=True)
     print(table(record))
 

@@ -11,13 +11,9 @@ factor, so that the ratio of signal to noise is that of the whole set. The candi
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import shlex
 import statistics
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +21,9 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from bakeoff import Records, places_left_out  # noqa: E402  (scripts beside this one)
+from bakeoff import Records, keep  # noqa: E402  (scripts beside this one)
 from generator_candidates import CANDIDATES, PRESET, SHARE, Expert, World  # noqa: E402
-from measure import RESULTS, hardware, versions  # noqa: E402
+from measure import RESULTS  # noqa: E402
 
 from mosaic_secure.config import RunConfig, load_config  # noqa: E402
 from mosaic_secure.models.classifiers import predict_logits  # noqa: E402
@@ -123,28 +119,9 @@ def main(argv: list[str] | None = None) -> None:
                 runs[cell]["expert"].append(score(images, expert.labels(images), world))
         seconds = round(time.perf_counter() - began, 1)
         rows.append({"candidate": name, "settings": candidate.settings, "runs": runs, "seconds": seconds})
-        record = {
-            "schema_version": 1,
-            "name": args.name,
-            "command": "python benchmarks/generators_tried.py "
-            + shlex.join(places_left_out(sys.argv[1:] if argv is None else argv)),
-            "date": datetime.now(UTC).date().isoformat(),
-            "records": len(records.labels),
-            "scored_on": f"{len(records.score_labels)} held-out training records",
-            "synthetic": args.synthetic,
-            "share": SHARE,
-            "expert_accuracy": {
-                f"ε {epsilon}": [experts[seed, epsilon].score for seed in seeds] for epsilon in epsilons
-            },
-            "seeds": seeds,
-            "hardware": hardware(),
-            "versions": versions(),
-            "cells": list(cells),
-            "rows": rows,
-        }
-        args.results.mkdir(parents=True, exist_ok=True)
-        path = args.results / f"bakeoff_{args.name}.json"
-        path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + os.linesep, encoding="utf-8")
+        scores = {f"ε {epsilon}": [experts[seed, epsilon].score for seed in seeds] for epsilon in epsilons}
+        more = {"synthetic": args.synthetic, "share": SHARE, "expert_accuracy": scores}
+        record = keep("generators_tried", args, argv, records, list(cells), rows, **more)
         print(table(record | {"rows": rows[-1:]}).splitlines()[-1], f"({seconds:.0f} s)", flush=True)
     print(table(record))
 

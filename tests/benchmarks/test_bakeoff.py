@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shlex
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -17,23 +15,13 @@ FRONTIER = HOUSE / "docs" / "frontier.md"
 SHAPE = (1, 28, 28)
 
 
-def load(name: str) -> ModuleType:
-    # Loaded by path: the import name `benchmarks` belongs to another distribution.
-    spec = importlib.util.spec_from_file_location(f"{name}_tool", HOUSE / "benchmarks" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
-def bakeoff() -> ModuleType:
+def bakeoff(load) -> ModuleType:
     return load("bakeoff")
 
 
 @pytest.fixture(scope="module")
-def tried() -> ModuleType:
+def tried(load) -> ModuleType:
     return load("encoders_tried")
 
 
@@ -115,7 +103,7 @@ def documented() -> list[str]:
 
 
 @pytest.mark.parametrize("line", documented(), ids=lambda line: line.split()[1])
-def test_tables_of_the_frontier_are_those_of_the_results(line: str) -> None:
+def test_tables_of_the_frontier_are_those_of_the_results(load, line: str) -> None:
     script, name = shlex.split(line)[:2]
     path = HOUSE / "benchmarks" / "results" / f"bakeoff_{name}.json"
     record = json.loads(path.read_text(encoding="utf-8"))

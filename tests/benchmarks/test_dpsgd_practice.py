@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -16,19 +14,10 @@ from mosaic_secure.config import load_config
 from mosaic_secure.models.classifiers import StandardisedConv2d
 from mosaic_secure.plan import build_plan
 
-HOUSE = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    # Loaded by path: the import name `benchmarks` belongs to another distribution.
-    path = HOUSE / "benchmarks" / "dpsgd_practice.py"
-    spec = importlib.util.spec_from_file_location("dpsgd_practice_tool", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def tool(load) -> ModuleType:
+    return load("dpsgd_practice")
 
 
 def test_rows_hold_every_run(tool: ModuleType, tmp_path: Path) -> None:

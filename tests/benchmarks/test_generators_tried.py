@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -17,20 +15,12 @@ from mosaic_secure.config import load_config
 from privacy.dpsgd import DPSGDPlan
 from privacy.randomness import NoiseSource
 
-HOUSE = Path(__file__).resolve().parents[2]
 SHORT = ["generator.steps=2", "classifier.steps=2", "generator.warmup=2", "generator.batch=8"]
 
 
 @pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    # Loaded by path: the import name `benchmarks` belongs to another distribution.
-    path = HOUSE / "benchmarks" / "generators_tried.py"
-    spec = importlib.util.spec_from_file_location("generators_tried_tool", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def tool(load) -> ModuleType:
+    return load("generators_tried")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -8,19 +7,12 @@ from types import ModuleType
 
 import pytest
 
-# Loaded by path: the import name `benchmarks` belongs to another distribution.
-SOURCE = Path(__file__).resolve().parents[2] / "benchmarks" / "measure.py"
 MIB = 1 << 20
 
 
 @pytest.fixture(scope="module")
-def measure() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("measure_tool", SOURCE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def measure(load) -> ModuleType:
+    return load("measure")
 
 
 def test_memory_of_children_and_of_orphans_is_counted(measure: ModuleType) -> None:
