@@ -137,9 +137,17 @@ def authority_open(request: Message, context: Context) -> Message:
     return _answer(request, context, messages.AuthorityOpen, lambda asked: _authority(context).open(asked))
 
 
+@app.query("contribute")
+def contribute(request: Message, context: Context) -> Message:
+    """Set aside some signed contributions of a round."""
+    return _answer(
+        request, context, messages.ContributeRequest, lambda asked: _authority(context).contribute(asked)
+    )
+
+
 @app.query("decrypt")
 def decrypt(request: Message, context: Context) -> Message:
-    """Add signed contributions and decrypt their sum."""
+    """Add the contributions of a round and decrypt their sum."""
     return _answer(
         request, context, messages.DecryptRequest, lambda asked: _authority(context).decrypt(asked)
     )

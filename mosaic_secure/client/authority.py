@@ -18,6 +18,8 @@ from mosaic_secure.protocol.messages import (
     AuthorityClosed,
     AuthorityKey,
     AuthorityOpen,
+    ContributeReply,
+    ContributeRequest,
     DecryptReply,
     DecryptRequest,
 )
@@ -79,11 +81,16 @@ class AuthorityHome:
             code="ok", key_id=info.key_id, public_context=info.public_context, signature=info.signature
         )
 
+    def contribute(self, request: ContributeRequest) -> ContributeReply:
+        """Check some contributions of a round and set them aside."""
+        self.authority.receive(request.run_id, request.round_id, request.contributions)
+        return ContributeReply(code="ok")
+
     def decrypt(self, request: DecryptRequest) -> DecryptReply:
-        """The sum of one round over enough valid contributions."""
-        found = self.authority.decrypt(
-            request.run_id, request.round_id, request.contributions, request.magnitude_bound
-        )
+        """The sum of one round over enough valid contributions, all of which have arrived."""
+        authority, run_id, round_id = self.authority, request.run_id, request.round_id
+        received = authority.received(run_id, round_id, request.contributions)
+        found = authority.decrypt(run_id, round_id, received, request.magnitude_bound)
         return DecryptReply(
             code="ok",
             values={"sum": found.values},

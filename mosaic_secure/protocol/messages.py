@@ -123,11 +123,30 @@ class DecryptReply(Message):
 
 @message("query.decrypt", sender="server", receiver="authority", reply=DecryptReply)
 class DecryptRequest(Message):
-    """All signed contributions of one round. The authority adds them itself; it never accepts a sum."""
+    """Which contributions of those that arrived are the round: the SHA-256 (hex) of each.
+
+    The authority adds them itself; it never accepts a sum.
+    """
 
     run_id: str = control()
     round_id: str = control()
     magnitude_bound: int = control()
+    contributions: list[str] = signed()
+
+
+@message("query.contribute", sender="authority", receiver="server")
+class ContributeReply(Message):
+    """The authority holds these contributions until the round is decided."""
+
+    code: str = control()
+
+
+@message("query.contribute", sender="server", receiver="authority", reply=ContributeReply)
+class ContributeRequest(Message):
+    """Some of the signed contributions of one round, before a `DecryptRequest` names them all."""
+
+    run_id: str = control()
+    round_id: str = control()
     contributions: list[bytes] = ciphertext()
 
 
@@ -234,6 +253,7 @@ REQUESTS: tuple[type[Message], ...] = (
     EnrolRequest,
     AuthorityOpen,
     PrototypeRequest,
+    ContributeRequest,
     DecryptRequest,
     LocalTrainingRequest,
     FineTuneRequest,

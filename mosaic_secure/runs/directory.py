@@ -230,6 +230,11 @@ class RunDirectory:
             return None
         return checkpoint.unpack(name, path.read_bytes(), str(path))
 
+    def scratch(self, name: str) -> Path:
+        """A folder for what may be lost, made by who fills it; sealing removes it."""
+        self._refuse_sealed()
+        return self._stage_path(name).with_suffix(".scratch")
+
     def seal(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """Finish the run: list and flush every file, write the final manifest, remove the checkpoints.
 

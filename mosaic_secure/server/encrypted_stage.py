@@ -9,6 +9,7 @@ import numpy as np
 
 from mosaic_secure.progress import Progress, ProgressCallback
 from mosaic_secure.protocol import messages
+from mosaic_secure.server.contributions import Contributions, in_parts
 from mosaic_secure.server.counts import usable_counts
 from mosaic_secure.server.courier import Refused
 from mosaic_secure.server.image_learner import ImageLearner
@@ -16,9 +17,11 @@ from mosaic_secure.server.prototype_learner import PrototypeLearner
 from mosaic_secure.server.rounds import decrypt_round
 from privacy.canonical import canonical_json
 from privacy.errors import AggregationError
+from privacy.secagg.contribution import Expectation
 
 if TYPE_CHECKING:
     from mosaic_secure.plan import EncryptedRound, RunPlan
+    from mosaic_secure.protocol.fields import Arrays
     from mosaic_secure.runs.directory import RunDirectory
     from mosaic_secure.server.image_moments import ImageState
     from mosaic_secure.server.prototypes import PrototypeState
@@ -90,19 +93,18 @@ class EncryptedStage:
         """One round, from the request to its checkpoint; returns the clients' counts, as far as known."""
         plan, run = self._plan, self._run
         self._key = self._key or self._open_authority()
-        replies = self._ask(wanted, self._key, learner.broadcast(wanted))
+        contributions, brought = self._ask(wanted, self._key, learner.broadcast(wanted))
         if wanted.round_id == plan.rounds[0].round_id:
-            counts = usable_counts({c: r.counts for c, r in replies.items()}, plan.num_classes)
-        total, contributors, faults = decrypt_round(
+            counts = usable_counts(brought, plan.num_classes)
+        total, contributors = decrypt_round(
             self._roll,
             plan,
             wanted,
             run.run_id,
-            self._key.key_id,
-            replies,
+            contributions,
             lambda valid: self._settle(wanted.round_id, valid),
         )
-        self._roll.leave_out(wanted.round_id, faults)
+        self._roll.leave_out(wanted.round_id, contributions.faults)
         learner.learn(wanted, total, contributors, counts)
         # In the memory layout of a checkpoint, on which the last bits of products may hang.
         arrays = {name: np.ascontiguousarray(value) for name, value in learner.arrays().items()}
@@ -110,6 +112,7 @@ class EncryptedStage:
         arrays |= {f"counts/{c}": n for c, n in counts.items()}
         left_out = self._roll.left_out(wanted.round_id)
         run.save_stage(wanted.round_id, arrays, {"contributors": contributors, "left_out": left_out})
+        contributions.clear()
         return counts
 
     def _open_authority(self) -> messages.AuthorityKey:
@@ -129,16 +132,32 @@ class EncryptedStage:
 
     def _ask(
         self, wanted: EncryptedRound, key: messages.AuthorityKey, broadcast: dict[str, np.ndarray]
-    ) -> dict[str, messages.PrototypeReply]:
+    ) -> tuple[Contributions, dict[str, Arrays]]:
+        """The contributions of all clients that take part, and the noised counts that came beside them."""
+        plan, roll, stage = self._plan, self._roll, wanted.round_id
         request = messages.PrototypeRequest(
             run_id=self._run.run_id,
-            round_id=wanted.round_id,
+            round_id=stage,
             key_id=key.key_id,
             public_context=key.public_context,
             context_signature=key.signature,
             broadcast=broadcast,
         )
-        return self._roll.ask(wanted.round_id, request, messages.PrototypeReply)
+        expected = Expectation(self._run.run_id, stage, key.key_id, plan.ckks, wanted.length)
+        keys = {client: bytes.fromhex(public) for client, public in roll.keys.items()}
+        contributions = Contributions(self._run.scratch(stage), expected, keys)
+        counts: dict[str, Arrays] = {}
+        refused: dict[str, str] = {}
+        sent = len(key.public_context) + sum(array.nbytes for array in broadcast.values())
+        for part in in_parts(roll.clients, sent + expected.max_bytes):
+            good, bad = roll.answers(stage, {client: request for client in part}, messages.PrototypeReply)
+            roll.leave_out(stage, bad)
+            refused |= bad
+            for client, reply in good.items():
+                contributions.take(client, reply.contribution)
+                counts[client] = reply.counts
+        roll.need(counts, refused, stage)
+        return contributions, counts
 
     def _settle(self, round_id: str, valid: list[str]) -> list[str]:
         """The clients whose contributions are added: those of the first attempt, whatever comes later."""

@@ -10,28 +10,33 @@ through decryptions (Li and Micciancio, 2020/1533), not a proof against it.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from privacy.errors import AggregationError, LedgerError, LedgerRollback
 from privacy.heads import Anchor, Head
-from privacy.identity import KEY_BYTES, SigningKey
+from privacy.identity import SigningKey
 from privacy.secagg.aggregation import set_digest, sum_contributions, sum_digest
 from privacy.secagg.ciphertexts import generate_keys
-from privacy.secagg.contribution import Contribution, Expectation, accept_contributions
+from privacy.secagg.contribution import (
+    Accepted,
+    Contribution,
+    Expectation,
+    accept_contributions,
+    open_accepted,
+    open_contribution,
+)
 from privacy.secagg.packing import ImplausibleSum, decrypt_integers
 from privacy.secagg.parameters import CkksParameters
 from privacy.secagg.results import DecryptedSum, PublicKeyInfo, key_name, terms_digest, values_digest
+from privacy.secagg.terms import checked_terms
 from privacy.secagg.vault import Vault, check_name
 
 __all__ = ["KeyAuthority"]
 
-FEWEST_CONTRIBUTORS = 2
-LONGEST_VECTOR = 2**27
-DIGEST = re.compile(r"[0-9a-f]{64}")
+MOST_RECEIVED = 2  # contributions of one client to one round: two are a contradiction, more say nothing else
 NAMED_IN_ERROR = 10  # refused contributions listed in one line
 
 
@@ -80,7 +85,7 @@ class KeyAuthority:
         Raises:
             AggregationError: for terms out of range, other terms than before, or a closed run.
         """
-        terms = _checked_terms(run_id, params, roster, min_contributors, rounds, agreement)
+        terms = checked_terms(run_id, params, roster, min_contributors, rounds, agreement)
         digest = terms_digest(roster, min_contributors, rounds, agreement)
         with self._vault.locked():
             stored = self._vault.run(run_id)
@@ -106,6 +111,41 @@ class KeyAuthority:
         info.check(self.public)
         return info
 
+    def receive(self, run_id: str, round_id: str, contributions: Iterable[bytes]) -> list[str]:
+        """Check contributions to a round and set them aside for `decrypt`, so that they may come in parts.
+
+        Returns:
+            The names under which `received` finds them, in their order.
+
+        Raises:
+            AggregationError: unknown run or round, or more than two contributions for each client (two
+                already contradict each other).
+            ContributionError: one is not valid; those before it are kept.
+        """
+        names = []
+        with self._vault.locked():
+            _, expected, roster = self._expected(run_id, round_id)
+            if self._vault.is_closed(run_id):
+                raise AggregationError(f"run {run_id}: is closed and its secret key destroyed")
+            spool = self._vault.received(run_id, round_id)
+            for data in contributions:
+                open_contribution(data, expected, roster)
+                if len(spool) >= MOST_RECEIVED * len(roster):
+                    raise AggregationError(
+                        f"round {round_id} of run {run_id}: more than {MOST_RECEIVED} contributions for each "
+                        "client of the roster; nothing more is kept"
+                    )
+                names.append(spool.put(data))
+        return names
+
+    def received(self, run_id: str, round_id: str, names: Sequence[str]) -> Sequence[bytes]:
+        """Contributions that were set aside, by their names; they are read when `decrypt` needs them.
+
+        Raises:
+            AggregationError: one of them is not here.
+        """
+        return self._vault.received(run_id, round_id).pick(names)
+
     def decrypt(
         self, run_id: str, round_id: str, contributions: Sequence[bytes], magnitude_bound: int
     ) -> DecryptedSum:
@@ -113,7 +153,8 @@ class KeyAuthority:
 
         Args:
             run_id, round_id: a round that the run was opened with.
-            contributions: signed contributions as the clients sent them, in any order.
+            contributions: signed contributions as the clients sent them, in any order. They are read twice,
+                one at a time, so they need not be in memory (`received`).
             magnitude_bound: largest |sum| that honest contributors can reach.
 
         Returns:
@@ -125,18 +166,9 @@ class KeyAuthority:
                 for good, because a slot of the sum is out of range or no whole number.
         """
         with self._vault.locked():
-            run = self._vault.run(run_id)
-            if run is None:
-                raise AggregationError(f"run {run_id}: is not open at this authority")
-            if check_name("round_id", round_id) not in run["rounds"]:
-                raise AggregationError(
-                    f"round {round_id}: is not among the rounds that run {run_id} was opened with"
-                )
+            run, expected, roster = self._expected(run_id, round_id)
             where = f"round {round_id} of run {run_id}"
-            params = CkksParameters.from_dict(run["parameters"])
-            params.check_capacity(magnitude_bound, len(run["roster"]))
-            roster = {client: bytes.fromhex(public) for client, public in run["roster"].items()}
-            expected = Expectation(run_id, round_id, run["key_id"], params, run["rounds"][round_id])
+            expected.params.check_capacity(magnitude_bound, len(roster))
             accepted, rejected = accept_contributions(contributions, expected, roster)
             if len(accepted) < run["min_contributors"]:
                 refused = "".join(
@@ -151,7 +183,9 @@ class KeyAuthority:
             if self._vault.claim(run_id, round_id, request) != request:
                 raise AggregationError(f"{where}: another set of contributions was decrypted for it; refused")
             if self._vault.outcome(run_id, round_id) is None:
-                self._decide(expected, accepted, rejected, magnitude_bound)
+                opened = open_accepted(contributions, accepted, expected, roster)
+                self._decide(expected, accepted, opened, rejected, magnitude_bound)
+            self._vault.received(run_id, round_id).clear()
             return self._decided(run_id, round_id)
 
     def countersign(self, client: str, public: bytes, head: Head) -> Anchor:
@@ -192,16 +226,32 @@ class KeyAuthority:
                 raise AggregationError(f"run {run_id}: is not open at this authority")
             self._vault.destroy_secret(run_id)
 
+    def _expected(
+        self, run_id: str, round_id: str
+    ) -> tuple[dict[str, object], Expectation, dict[str, bytes]]:
+        """The stored terms of a run, what they ask of a contribution to the round, and the roster."""
+        run = self._vault.run(run_id)
+        if run is None:
+            raise AggregationError(f"run {run_id}: is not open at this authority")
+        if check_name("round_id", round_id) not in run["rounds"]:
+            raise AggregationError(
+                f"round {round_id}: is not among the rounds that run {run_id} was opened with"
+            )
+        params = CkksParameters.from_dict(run["parameters"])
+        roster = {client: bytes.fromhex(public) for client, public in run["roster"].items()}
+        return run, Expectation(run_id, round_id, run["key_id"], params, run["rounds"][round_id]), roster
+
     def _decide(
         self,
         expected: Expectation,
-        accepted: Sequence[Contribution],
+        accepted: Sequence[Accepted],
+        opened: Iterable[Contribution],
         rejected: Mapping[str, str],
         bound: int,
     ) -> None:
         """Decrypt the claimed set and store the sum, or that and why the round is aborted."""
         run_id, round_id, params = expected.run_id, expected.round_id, expected.params
-        total = sum_contributions(params, accepted)
+        total = sum_contributions(params, opened)
         digest = sum_digest(accepted, total)
         contributors = tuple(contribution.header.client for contribution in accepted)
         outcome = {
@@ -236,47 +286,3 @@ class KeyAuthority:
             outcome["rejected"],
             bytes.fromhex(outcome["signature"]),
         )
-
-
-def _checked_terms(
-    run_id: str,
-    params: CkksParameters,
-    roster: Mapping[str, bytes],
-    min_contributors: int,
-    rounds: Mapping[str, int],
-    agreement: str,
-) -> dict[str, object]:
-    check_name("run_id", run_id)
-    for client, public in roster.items():
-        check_name("roster", client)
-        if not isinstance(public, bytes) or len(public) != KEY_BYTES:
-            raise AggregationError(f"roster: the public key of {client} must be {KEY_BYTES} bytes")
-    if len(set(roster.values())) != len(roster):
-        raise AggregationError("roster: two clients have the same public key; each needs its own")
-    if isinstance(min_contributors, bool) or not isinstance(min_contributors, int):
-        raise AggregationError(f"min_contributors: {min_contributors!r}; must be a whole number")
-    if not FEWEST_CONTRIBUTORS <= min_contributors <= len(roster):
-        raise AggregationError(
-            f"min_contributors: {min_contributors}; must be from {FEWEST_CONTRIBUTORS} to the {len(roster)} "
-            "clients of the roster, as the contribution of a single client is never decrypted"
-        )
-    params.check_capacity(1, len(roster))
-    if not rounds:
-        raise AggregationError("rounds: none; name at least one sum")
-    for round_id, length in rounds.items():
-        check_name("rounds", round_id)
-        if isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= LONGEST_VECTOR:
-            raise AggregationError(
-                f"rounds: length {length!r} of {round_id}; must be from 1 to {LONGEST_VECTOR}"
-            )
-    if not isinstance(agreement, str) or not DIGEST.fullmatch(agreement):
-        raise AggregationError("agreement: must be a SHA-256 of 64 hexadecimal digits")
-    return {
-        "schema_version": 1,
-        "run_id": run_id,
-        "parameters": params.to_dict(),
-        "roster": {client: public.hex() for client, public in roster.items()},
-        "min_contributors": min_contributors,
-        "rounds": dict(rounds),
-        "agreement": agreement,
-    }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 from privacy.canonical import canonical_json, parse_canonical
@@ -20,10 +20,12 @@ from privacy.secagg.parameters import CkksParameters
 
 __all__ = [
     "CODES",
+    "Accepted",
     "Contribution",
     "ContributionHeader",
     "Expectation",
     "accept_contributions",
+    "open_accepted",
     "open_contribution",
     "seal_contribution",
 ]
@@ -107,6 +109,20 @@ class Contribution:
     digest: str
 
 
+@dataclass(frozen=True)
+class Accepted:
+    """What is remembered of a contribution of a batch that has passed every check: all but its ciphertexts.
+
+    Attributes:
+        header, digest: as of the `Contribution`.
+        position: where in the batch it is.
+    """
+
+    header: ContributionHeader
+    digest: str
+    position: int
+
+
 def seal_contribution(header: ContributionHeader, ciphertexts: Sequence[bytes], key: SigningKey) -> bytes:
     """Frame and sign `ciphertexts` (of `encrypt_integers`) as one contribution."""
     body = frame_ciphertexts(ciphertexts)
@@ -176,18 +192,18 @@ def open_contribution(data: bytes, expected: Expectation, roster: Mapping[str, b
 
 def accept_contributions(
     batch: Sequence[bytes], expected: Expectation, roster: Mapping[str, bytes]
-) -> tuple[tuple[Contribution, ...], dict[str, str]]:
+) -> tuple[tuple[Accepted, ...], dict[str, str]]:
     """Sort a batch into contributions to be added and refused ones; the order of the batch does not matter.
 
-    A copy of an accepted contribution is counted once. Two different contributions that one client signed for
-    the same round are both refused. A forgery in the name of a client does not harm that client's own
-    contribution.
+    One contribution of the batch is in memory at a time, if the batch itself holds them elsewhere. A copy of
+    an accepted contribution is counted once. Two different contributions that one client signed for the same
+    round are both refused. A forgery in the name of a client does not harm that client's own contribution.
 
     Returns:
         The accepted contributions by client id, at most one for a client; and the refusals: client id ->
         code, with `contribution-<position>` in place of an id that is not established or already named.
     """
-    accepted: dict[str, Contribution] = {}
+    accepted: dict[str, Accepted] = {}
     conflicting: dict[str, set[str]] = {}
     refused: list[tuple[int, str | None, str]] = []
     for position, data in enumerate(batch):
@@ -204,13 +220,28 @@ def accept_contributions(
             refused.append((position, client, "conflicting"))
             accepted.pop(client, None)
         else:
-            accepted[client] = contribution
+            accepted[client] = Accepted(contribution.header, contribution.digest, position)
         digests.add(contribution.digest)
     rejected: dict[str, str] = {}
     for position, client, code in refused:
         known = client is not None and client not in accepted and client not in rejected
         rejected[client if known else f"contribution-{position}"] = code
     return tuple(accepted[client] for client in sorted(accepted)), rejected
+
+
+def open_accepted(
+    batch: Sequence[bytes], accepted: Sequence[Accepted], expected: Expectation, roster: Mapping[str, bytes]
+) -> Iterator[Contribution]:
+    """The accepted contributions of a batch, one after the other, each checked once more.
+
+    Raises:
+        ContributionError: one is no longer what it was when it was accepted.
+    """
+    for item in accepted:
+        contribution = open_contribution(batch[item.position], expected, roster)
+        if contribution.digest != item.digest:
+            raise ContributionError("conflicting", contribution.header.client)
+        yield contribution
 
 
 def _split(data: bytes) -> tuple[bytes, bytes, bytes]:

@@ -2,6 +2,7 @@
 
 keys/<run>/run.json, public.ctx, secret.ctx (mode 0600, gone once closed), closed
 sums/<run>/<round>/set.json (written before decryption), outcome.json, values.bin
+received/<run>/<round>/ contributions of a round that is not decided yet
 anchors.json
 """
 
@@ -11,12 +12,14 @@ import fcntl
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from privacy.canonical import canonical_json, parse_canonical
 from privacy.errors import AggregationError
+from privacy.secagg.spool import Spool
 from privacy.storage import make_private_directory, sync_directory, write_durably
 
 __all__ = ["Vault", "check_name"]
@@ -91,6 +94,11 @@ class Vault:
                 os.fsync(file.fileno())
             path.unlink()
             sync_directory(folder)
+        shutil.rmtree(self._received(run_id), ignore_errors=True)
+
+    def received(self, run_id: str, round_id: str) -> Spool:
+        """Contributions to a round, until it is decided or the run closed."""
+        return Spool(self._received(run_id) / check_name("round_id", round_id))
 
     def claim(self, run_id: str, round_id: str, request: Mapping[str, object]) -> dict[str, object]:
         """Store the request of a round unless there is one already; returns the stored one."""
@@ -135,6 +143,9 @@ class Vault:
 
     def _keys(self, run_id: str) -> Path:
         return self.home / "keys" / check_name("run_id", run_id)
+
+    def _received(self, run_id: str) -> Path:
+        return self.home / "received" / check_name("run_id", run_id)
 
     def _sums(self, run_id: str, round_id: str) -> Path:
         return self.home / "sums" / check_name("run_id", run_id) / check_name("round_id", round_id)

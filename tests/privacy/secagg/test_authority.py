@@ -9,14 +9,14 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 
-from privacy.errors import AggregationError, LedgerError, LedgerRollback
+from privacy.errors import AggregationError, ContributionError, LedgerError, LedgerRollback
 from privacy.heads import Head
-from privacy.identity import SigningKey
+from privacy.identity import SIGNATURE_BYTES, SigningKey
 from privacy.secagg import authority as authority_module
 from privacy.secagg.aggregation import sum_contributions, sum_digest
 from privacy.secagg.authority import KeyAuthority
 from privacy.secagg.ciphertexts import encrypt_slots, load_context
-from privacy.secagg.contribution import accept_contributions, seal_contribution
+from privacy.secagg.contribution import open_contribution, seal_contribution
 from privacy.secagg.parameters import CkksParameters
 from privacy.secagg.results import terms_digest
 
@@ -123,8 +123,8 @@ def test_server_and_authority_find_the_same_sum(federation, vectors):
     result = federation.authority.decrypt("run-1", "round-0", batch, BOUND)
     np.testing.assert_array_equal(result.values, sum(vectors.values()))
     assert result.values.dtype == np.int64 and result.rejected == {}
-    accepted, _ = accept_contributions(batch, federation.expected(), federation.roster)
-    assert sum_digest(accepted, sum_contributions(SMALL, accepted)) == result.sum_digest
+    opened = [open_contribution(data, federation.expected(), federation.roster) for data in batch]
+    assert sum_digest(opened, sum_contributions(SMALL, opened)) == result.sum_digest
     result.check(federation.authority.public)
     changed = dataclasses.replace(result, values=result.values + 1)
     with pytest.raises(AggregationError, match="not signed"):
@@ -189,10 +189,42 @@ def test_of_two_sets_at_once_only_one_is_decrypted(federation, vectors):
     assert sum("another set" in outcome for outcome in outcomes if isinstance(outcome, str)) == 3
 
 
+def test_contributions_that_come_in_parts_give_the_same_sum(federation, vectors):
+    batch = contribute(federation, vectors, range(6))
+    names = []
+    for part in (batch[:2], batch[2:3], batch[2:]):  # one of them twice
+        names += restarted(federation).receive("run-1", "round-0", part)
+    names.remove(names[2])
+    kept = federation.authority.received("run-1", "round-0", names)
+    assert list(kept) == batch and list(kept[1:3]) == batch[1:3]
+    result = federation.authority.decrypt("run-1", "round-0", kept, BOUND)
+    np.testing.assert_array_equal(result.values, sum(vectors.values()))
+    assert not list((federation.home / "authority" / "received").rglob("*.*"))
+    with pytest.raises(AggregationError, match="6 of 6 contributions .* never arrived"):
+        federation.authority.received("run-1", "round-0", names)
+
+
+def test_only_valid_contributions_of_an_open_run_are_set_aside_and_not_without_limit(federation, vectors):
+    receive = federation.authority.receive
+    good = contribute(federation, vectors, range(2))
+    with pytest.raises(ContributionError, match="bad-signature"):
+        receive("run-1", "round-0", [good[0], good[1][:-SIGNATURE_BYTES] + bytes(SIGNATURE_BYTES)])
+    for run_id, round_id in (("run-9", "round-0"), ("run-1", "round-99")):
+        with pytest.raises(AggregationError, match="run-9|round-99"):
+            receive(run_id, round_id, good)
+    receive("run-1", "round-0", [f for _ in range(11) for f in contribute(federation, vectors, [3])])
+    with pytest.raises(AggregationError, match="more than 2 contributions for each client"):
+        receive("run-1", "round-0", good[1:])
+    federation.authority.close_run("run-1")
+    with pytest.raises(AggregationError, match="closed"):
+        receive("run-1", "round-1", good)
+    assert not (federation.home / "authority" / "received" / "run-1").exists()
+
+
 def test_a_sum_or_a_repeated_contribution_is_never_decrypted(federation, vectors):
     batch = contribute(federation, vectors, range(3))
-    accepted, _ = accept_contributions(batch, federation.expected(), federation.roster)
-    total = sum_contributions(SMALL, accepted)
+    opened = [open_contribution(data, federation.expected(), federation.roster) for data in batch]
+    total = sum_contributions(SMALL, opened)
     made_up = seal_contribution(
         federation.header("client-0"), total, SigningKey.create(federation.home / "x")
     )

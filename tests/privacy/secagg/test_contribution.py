@@ -12,7 +12,13 @@ from privacy.errors import AggregationError, ContributionError
 from privacy.identity import SIGNATURE_BYTES, SigningKey
 from privacy.secagg.aggregation import set_digest, sum_contributions
 from privacy.secagg.ciphertexts import generate_keys
-from privacy.secagg.contribution import CODES, accept_contributions, open_contribution, seal_contribution
+from privacy.secagg.contribution import (
+    CODES,
+    accept_contributions,
+    open_accepted,
+    open_contribution,
+    seal_contribution,
+)
 from privacy.secagg.packing import encrypt_integers
 
 from .conftest import LENGTH, SMALL
@@ -205,10 +211,23 @@ def test_a_forgery_does_not_cost_the_client_it_names(federation, vectors):
     assert rejected == {"contribution-0": "bad-signature"}
 
 
+def opened(federation, batch):
+    accepted, _ = accept_contributions(batch, federation.expected(), federation.roster)
+    return list(open_accepted(batch, accepted, federation.expected(), federation.roster))
+
+
+def test_a_contribution_that_changes_after_it_was_accepted_is_not_added(federation, vectors):
+    batch = [federation.contribute(client, vectors[client]) for client in vectors]
+    accepted, _ = accept_contributions(batch, federation.expected(), federation.roster)
+    batch[2] = federation.contribute("client-2", vectors["client-2"])  # fresh encryption: other bytes
+    with pytest.raises(ContributionError, match="conflicting"):
+        list(open_accepted(batch, accepted, federation.expected(), federation.roster))
+
+
 def test_order_changes_neither_sum_nor_digest_and_foreign_sums_do_not_mix(federation, vectors):
     batch = [federation.contribute(client, vectors[client]) for client in vectors]
-    forwards, _ = accept_contributions(batch, federation.expected(), federation.roster)
-    backwards, _ = accept_contributions(batch[::-1], federation.expected(), federation.roster)
+    forwards = opened(federation, batch)
+    backwards = opened(federation, batch[::-1])
     assert sum_contributions(SMALL, forwards) == sum_contributions(SMALL, forwards[::-1])
     assert set_digest(forwards) == set_digest(backwards) != set_digest(forwards[1:])
     other = federation.contribute("client-0", vectors["client-0"], "round-1")

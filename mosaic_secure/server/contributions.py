@@ -1,0 +1,86 @@
+"""Contributions of one encrypted round at the server: checked as they come, then set aside on disk.
+
+With many clients or long vectors they are more than memory, or one message, holds; so clients are asked, and
+the authority is sent contributions, some at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from privacy.errors import ContributionError
+from privacy.secagg.contribution import Accepted, Contribution, Expectation, open_accepted, open_contribution
+from privacy.secagg.spool import Spool
+
+__all__ = ["Contributions", "in_parts"]
+
+PART_BYTES = 2**28
+"""Bytes of messages that are under way at a time; memory holds each a few times over."""
+
+T = TypeVar("T")
+
+
+def in_parts(items: Sequence[T], bytes_each: int) -> Iterator[Sequence[T]]:
+    """`items` in order, as many at a time as have `PART_BYTES` together; at least one."""
+    size = max(1, PART_BYTES // max(1, bytes_each))
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+class Contributions:
+    """What the clients contribute to one sum.
+
+    Args:
+        folder: where contributions are set aside until `clear`.
+        expected: what the sum asks of each of them.
+        keys: client id -> 32-byte public key.
+
+    Attributes:
+        faults: client -> code of the check that its contribution has failed.
+    """
+
+    def __init__(self, folder: Path, expected: Expectation, keys: Mapping[str, bytes]) -> None:
+        self._spool, self._expected, self._keys = Spool(folder), expected, keys
+        self._names: dict[str, str] = {}
+        self._accepted: dict[str, Accepted] = {}
+        self.faults: dict[str, str] = {}
+
+    def take(self, client: str, data: bytes) -> None:
+        """Check what came from `client`, and keep it or remember its fault."""
+        try:
+            opened = open_contribution(data, replace(self._expected, client=client), self._keys)
+        except ContributionError as error:
+            self.faults[client] = error.code
+            return
+        self._accepted[client] = Accepted(opened.header, opened.digest, 0)
+        self._names[client] = self._spool.put(data)
+
+    @property
+    def valid(self) -> list[str]:
+        """Clients that contributed something valid, in order of their ids."""
+        return sorted(self._accepted)
+
+    def names(self, clients: Sequence[str]) -> list[str]:
+        """SHA-256 (hex) of the contributions of these clients."""
+        return [self._names[client] for client in clients]
+
+    def parts(self, clients: Sequence[str]) -> Iterator[list[bytes]]:
+        """Their contributions as they came, some at a time."""
+        for part in in_parts(self.names(clients), self._expected.max_bytes):
+            yield list(self._spool.pick(part))
+
+    def accepted(self, clients: Sequence[str]) -> list[Accepted]:
+        """What is remembered of their contributions, each with its position among `clients`."""
+        return [replace(self._accepted[client], position=place) for place, client in enumerate(clients)]
+
+    def opened(self, clients: Sequence[str]) -> Iterator[Contribution]:
+        """Their contributions, one after the other, each checked once more."""
+        kept = self._spool.pick(self.names(clients))
+        return open_accepted(kept, self.accepted(clients), self._expected, self._keys)
+
+    def clear(self) -> None:
+        """Remove what was set aside."""
+        self._spool.clear()
