@@ -33,7 +33,7 @@ _MEANING: Mapping[str, str] = {
 _HOLDS: dict[str, str] = {
     "server": "the public encryption context",
     "client": "its records, its budget ledger, its policy",
-    "authority": "the secret decryption key",
+    "authority": "the secret decryption key; encrypted contributions to the round under way",
 }
 _NEVER: dict[str, str] = {
     "server": "any record, exact counts, any single client's sums, the secret key",

@@ -31,10 +31,10 @@ def in_parts(items: Sequence[T], bytes_each: int) -> Iterator[Sequence[T]]:
 
 
 class Contributions:
-    """What the clients contribute to one sum.
+    """What the clients contribute to one sum, for as long as a `with` block lasts.
 
     Args:
-        folder: where contributions are set aside until `clear`.
+        folder: where contributions are set aside meanwhile.
         expected: what the sum asks of each of them.
         keys: client id -> 32-byte public key.
 
@@ -58,6 +58,13 @@ class Contributions:
         self._accepted[client] = Accepted(opened.header, opened.digest, 0)
         self._names[client] = self._spool.put(data)
 
+    def __enter__(self) -> Contributions:
+        self._spool.clear()  # what a process left that was killed
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._spool.clear()
+
     @property
     def valid(self) -> list[str]:
         """Clients that contributed something valid, in order of their ids."""
@@ -67,10 +74,13 @@ class Contributions:
         """SHA-256 (hex) of the contributions of these clients."""
         return [self._names[client] for client in clients]
 
-    def parts(self, clients: Sequence[str]) -> Iterator[list[bytes]]:
-        """Their contributions as they came, some at a time."""
-        for part in in_parts(self.names(clients), self._expected.max_bytes):
-            yield list(self._spool.pick(part))
+    def in_parts(self, items: Sequence[str], more: int = 0) -> Iterator[Sequence[str]]:
+        """`items`, as many at a time as can be under way with a contribution, and `more` bytes, each."""
+        return in_parts(items, self._expected.max_bytes + more)
+
+    def read(self, names: Sequence[str]) -> list[bytes]:
+        """The contributions of these names, as they came."""
+        return list(self._spool.pick(names))
 
     def accepted(self, clients: Sequence[str]) -> list[Accepted]:
         """What is remembered of their contributions, each with its position among `clients`."""
@@ -80,7 +90,3 @@ class Contributions:
         """Their contributions, one after the other, each checked once more."""
         kept = self._spool.pick(self.names(clients))
         return open_accepted(kept, self.accepted(clients), self._expected, self._keys)
-
-    def clear(self) -> None:
-        """Remove what was set aside."""
-        self._spool.clear()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from mosaic_secure.progress import Progress, ProgressCallback
 from mosaic_secure.protocol import messages
-from mosaic_secure.server.contributions import Contributions, in_parts
+from mosaic_secure.server.contributions import Contributions
 from mosaic_secure.server.counts import usable_counts
 from mosaic_secure.server.courier import Refused
 from mosaic_secure.server.image_learner import ImageLearner
@@ -93,17 +93,18 @@ class EncryptedStage:
         """One round, from the request to its checkpoint; returns the clients' counts, as far as known."""
         plan, run = self._plan, self._run
         self._key = self._key or self._open_authority()
-        contributions, brought = self._ask(wanted, self._key, learner.broadcast(wanted))
-        if wanted.round_id == plan.rounds[0].round_id:
-            counts = usable_counts(brought, plan.num_classes)
-        total, contributors = decrypt_round(
-            self._roll,
-            plan,
-            wanted,
-            run.run_id,
-            contributions,
-            lambda valid: self._settle(wanted.round_id, valid),
-        )
+        with self._contributions(wanted, self._key.key_id) as contributions:
+            brought = self._ask(wanted, self._key, learner.broadcast(wanted), contributions)
+            if wanted.round_id == plan.rounds[0].round_id:
+                counts = usable_counts(brought, plan.num_classes)
+            total, contributors = decrypt_round(
+                self._roll,
+                plan,
+                wanted,
+                run.run_id,
+                contributions,
+                lambda valid: self._settle(wanted.round_id, valid),
+            )
         self._roll.leave_out(wanted.round_id, contributions.faults)
         learner.learn(wanted, total, contributors, counts)
         # In the memory layout of a checkpoint, on which the last bits of products may hang.
@@ -112,7 +113,6 @@ class EncryptedStage:
         arrays |= {f"counts/{c}": n for c, n in counts.items()}
         left_out = self._roll.left_out(wanted.round_id)
         run.save_stage(wanted.round_id, arrays, {"contributors": contributors, "left_out": left_out})
-        contributions.clear()
         return counts
 
     def _open_authority(self) -> messages.AuthorityKey:
@@ -130,11 +130,21 @@ class EncryptedStage:
             raise AggregationError(f"key authority: refused to open the run ({answer.code})")
         return answer
 
+    def _contributions(self, wanted: EncryptedRound, key_id: str) -> Contributions:
+        plan, run = self._plan, self._run
+        expected = Expectation(run.run_id, wanted.round_id, key_id, plan.ckks, wanted.length)
+        keys = {client: bytes.fromhex(public) for client, public in self._roll.keys.items()}
+        return Contributions(run.scratch(wanted.round_id), expected, keys)
+
     def _ask(
-        self, wanted: EncryptedRound, key: messages.AuthorityKey, broadcast: dict[str, np.ndarray]
-    ) -> tuple[Contributions, dict[str, Arrays]]:
-        """The contributions of all clients that take part, and the noised counts that came beside them."""
-        plan, roll, stage = self._plan, self._roll, wanted.round_id
+        self,
+        wanted: EncryptedRound,
+        key: messages.AuthorityKey,
+        broadcast: dict[str, np.ndarray],
+        contributions: Contributions,
+    ) -> dict[str, Arrays]:
+        """Have all clients that take part contribute; the noised counts that came beside, by client."""
+        roll, stage = self._roll, wanted.round_id
         request = messages.PrototypeRequest(
             run_id=self._run.run_id,
             round_id=stage,
@@ -143,21 +153,22 @@ class EncryptedStage:
             context_signature=key.signature,
             broadcast=broadcast,
         )
-        expected = Expectation(self._run.run_id, stage, key.key_id, plan.ckks, wanted.length)
-        keys = {client: bytes.fromhex(public) for client, public in roll.keys.items()}
-        contributions = Contributions(self._run.scratch(stage), expected, keys)
         counts: dict[str, Arrays] = {}
         refused: dict[str, str] = {}
-        sent = len(key.public_context) + sum(array.nbytes for array in broadcast.values())
-        for part in in_parts(roll.clients, sent + expected.max_bytes):
+
+        def ask(part: Sequence[str]) -> None:  # a function, so that no reply outlives it
             good, bad = roll.answers(stage, {client: request for client in part}, messages.PrototypeReply)
             roll.leave_out(stage, bad)
-            refused |= bad
+            refused.update(bad)
             for client, reply in good.items():
                 contributions.take(client, reply.contribution)
                 counts[client] = reply.counts
+
+        sent = len(key.public_context) + sum(array.nbytes for array in broadcast.values())
+        for part in contributions.in_parts(roll.clients, sent):
+            ask(part)
         roll.need(counts, refused, stage)
-        return contributions, counts
+        return counts
 
     def _settle(self, round_id: str, valid: list[str]) -> list[str]:
         """The clients whose contributions are added: those of the first attempt, whatever comes later."""

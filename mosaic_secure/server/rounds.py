@@ -62,9 +62,8 @@ def decrypt_round(
             f"round {wanted.round_id}: was begun with {missing[0]}, which has now sent nothing valid "
             f"({faults.get(missing[0], 'silent')}); resume the run once it answers again"
         )
-    for part in contributions.parts(chosen):
-        brought = ContributeRequest(run_id=run_id, round_id=wanted.round_id, contributions=part)
-        _ask(roll, wanted, brought, ContributeReply)
+    for names in contributions.in_parts(contributions.names(chosen)):
+        _bring(roll, wanted, run_id, contributions.read(names))
     request = DecryptRequest(
         run_id=run_id,
         round_id=wanted.round_id,
@@ -90,6 +89,12 @@ def decrypt_round(
             f"round {wanted.round_id}: the authority's sum is not over these contributions"
         )
     return found.values, list(found.contributors)
+
+
+def _bring(roll: Roll, wanted: EncryptedRound, run_id: str, part: list[bytes]) -> None:
+    """Send some contributions to the authority. A function, so that nothing of them outlives it."""
+    request = ContributeRequest(run_id=run_id, round_id=wanted.round_id, contributions=part)
+    _ask(roll, wanted, request, ContributeReply)
 
 
 def _ask(roll: Roll, wanted: EncryptedRound, request: Message, reply: type) -> Any:

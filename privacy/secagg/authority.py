@@ -31,12 +31,13 @@ from privacy.secagg.contribution import (
 from privacy.secagg.packing import ImplausibleSum, decrypt_integers
 from privacy.secagg.parameters import CkksParameters
 from privacy.secagg.results import DecryptedSum, PublicKeyInfo, key_name, terms_digest, values_digest
+from privacy.secagg.spool import Spool
 from privacy.secagg.terms import checked_terms
 from privacy.secagg.vault import Vault, check_name
 
 __all__ = ["KeyAuthority"]
 
-MOST_RECEIVED = 2  # contributions of one client to one round: two are a contradiction, more say nothing else
+MOST_RECEIVED = 2  # contributions kept for a round, by client: one each, and room for as many contradictions
 NAMED_IN_ERROR = 10  # refused contributions listed in one line
 
 
@@ -114,12 +115,15 @@ class KeyAuthority:
     def receive(self, run_id: str, round_id: str, contributions: Iterable[bytes]) -> list[str]:
         """Check contributions to a round and set them aside for `decrypt`, so that they may come in parts.
 
+        Those to other rounds of the run are dropped. What is set aside is on this machine's disk until the
+        round is decided, the next one begins, or the run is closed.
+
         Returns:
             The names under which `received` finds them, in their order.
 
         Raises:
-            AggregationError: unknown run or round, or more than two contributions for each client (two
-                already contradict each other).
+            AggregationError: unknown run or round, closed run, or more contributions than `MOST_RECEIVED` for
+                each client of the roster; all of them are dropped then.
             ContributionError: one is not valid; those before it are kept.
         """
         names = []
@@ -127,13 +131,15 @@ class KeyAuthority:
             _, expected, roster = self._expected(run_id, round_id)
             if self._vault.is_closed(run_id):
                 raise AggregationError(f"run {run_id}: is closed and its secret key destroyed")
+            self._vault.drop_received(run_id, but=round_id)
             spool = self._vault.received(run_id, round_id)
             for data in contributions:
                 open_contribution(data, expected, roster)
-                if len(spool) >= MOST_RECEIVED * len(roster):
+                if Spool.name(data) not in spool and len(spool) >= MOST_RECEIVED * len(roster):
+                    spool.clear()
                     raise AggregationError(
-                        f"round {round_id} of run {run_id}: more than {MOST_RECEIVED} contributions for each "
-                        "client of the roster; nothing more is kept"
+                        f"round {round_id} of run {run_id}: more than {MOST_RECEIVED * len(roster)} "
+                        f"contributions of {len(roster)} clients; all are dropped, send them again"
                     )
                 names.append(spool.put(data))
         return names
@@ -142,8 +148,9 @@ class KeyAuthority:
         """Contributions that were set aside, by their names; they are read when `decrypt` needs them.
 
         Raises:
-            AggregationError: one of them is not here.
+            AggregationError: unknown run or round, or one of them is not here or named twice.
         """
+        self._expected(run_id, round_id)
         return self._vault.received(run_id, round_id).pick(names)
 
     def decrypt(

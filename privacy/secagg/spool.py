@@ -1,7 +1,7 @@
 """Contributions to one sum, set aside on disk while the others arrive, so that memory holds one at a time.
 
-Nothing here is durable or trusted: after a crash contributions are sent again, and whoever reads one checks
-it as if it had just come from the network.
+Nothing here is durable or trusted: a contribution that a crash has damaged is told from its name and must be
+sent again, and whoever reads one checks it as if it had just come from the network.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import overload
 
@@ -35,12 +35,14 @@ class Spool:
     def __contains__(self, name: object) -> bool:
         return name in self._names()
 
+    @staticmethod
+    def name(data: bytes) -> str:
+        """The name of these bytes."""
+        return hashlib.sha256(data).hexdigest()
+
     def put(self, data: bytes) -> str:
-        """Keep `data`; returns its name. The same bytes are kept once."""
-        name = hashlib.sha256(data).hexdigest()
-        target = self._folder / name
-        if target.exists():
-            return name
+        """Keep `data`, over whatever has its name; returns the name. The same bytes are kept once."""
+        name = self.name(data)
         make_private_directory(self._folder)
         part = self._folder / f".{name}.{secrets.token_hex(6)}.part"
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
@@ -49,7 +51,7 @@ class Spool:
                 write_all(descriptor, data)
             finally:
                 os.close(descriptor)
-            os.replace(part, target)
+            os.replace(part, self._folder / name)
         except BaseException:
             part.unlink(missing_ok=True)
             raise
@@ -59,7 +61,7 @@ class Spool:
         """The contributions of these names, in this order.
 
         Raises:
-            AggregationError: one is not here.
+            AggregationError: one is not here, or named twice.
         """
         here = self._names()
         missing = [name for name in names if name not in here]
@@ -67,6 +69,8 @@ class Spool:
             raise AggregationError(
                 f"{len(missing)} of {len(names)} contributions to be added never arrived; send them again"
             )
+        if len(set(names)) != len(names):
+            raise AggregationError("a contribution to be added is named twice; name each once")
         return Kept(tuple(self._folder / name for name in names))
 
     def clear(self) -> None:
@@ -95,14 +99,16 @@ class Kept(Sequence[bytes]):
     def __getitem__(self, index: slice) -> Kept: ...
 
     def __getitem__(self, index: int | slice) -> bytes | Kept:
+        """Raises AggregationError for a file that is gone or damaged."""
         if isinstance(index, slice):
             return Kept(self._paths[index])
+        path = self._paths[index]
         try:
-            return self._paths[index].read_bytes()
+            data = path.read_bytes()
         except OSError as error:
             raise AggregationError(
-                f"a contribution that was set aside cannot be read ({error.strerror}); send it again"
+                f"{path}: cannot be read ({error.strerror}); it must be sent again"
             ) from error
-
-    def __iter__(self) -> Iterator[bytes]:
-        return (self[index] for index in range(len(self)))
+        if Spool.name(data) != path.name:
+            raise AggregationError(f"{path}: is damaged; it must be sent again")
+        return data

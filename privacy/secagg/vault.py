@@ -2,7 +2,7 @@
 
 keys/<run>/run.json, public.ctx, secret.ctx (mode 0600, gone once closed), closed
 sums/<run>/<round>/set.json (written before decryption), outcome.json, values.bin
-received/<run>/<round>/ contributions of a round that is not decided yet
+received/<run>/<round>/ contributions of the round under way; may be deleted when there is none
 anchors.json
 """
 
@@ -38,7 +38,7 @@ def check_name(field: str, name: object) -> str:
 
 
 class Vault:
-    """Files below `home`, each written whole and durable before a method returns."""
+    """Files below `home`, each written whole and durable before a method returns, but for `received`."""
 
     def __init__(self, home: Path) -> None:
         self.home = Path(home)
@@ -97,8 +97,15 @@ class Vault:
         shutil.rmtree(self._received(run_id), ignore_errors=True)
 
     def received(self, run_id: str, round_id: str) -> Spool:
-        """Contributions to a round, until it is decided or the run closed."""
+        """Contributions to a round, until it is decided, another round begins, or the run is closed."""
         return Spool(self._received(run_id) / check_name("round_id", round_id))
+
+    def drop_received(self, run_id: str, but: str) -> None:
+        """Remove the contributions to all rounds of a run but one: rounds follow each other."""
+        folder = self._received(run_id)
+        for other in folder.iterdir() if folder.is_dir() else ():
+            if other.name != but:
+                shutil.rmtree(other, ignore_errors=True)
 
     def claim(self, run_id: str, round_id: str, request: Mapping[str, object]) -> dict[str, object]:
         """Store the request of a round unless there is one already; returns the stored one."""

@@ -189,36 +189,75 @@ def test_of_two_sets_at_once_only_one_is_decrypted(federation, vectors):
     assert sum("another set" in outcome for outcome in outcomes if isinstance(outcome, str)) == 3
 
 
+def files(federation):
+    return [path for path in (federation.home / "authority" / "received").rglob("*") if path.is_file()]
+
+
 def test_contributions_that_come_in_parts_give_the_same_sum(federation, vectors):
     batch = contribute(federation, vectors, range(6))
     names = []
     for part in (batch[:2], batch[2:3], batch[2:]):  # one of them twice
         names += restarted(federation).receive("run-1", "round-0", part)
-    names.remove(names[2])
+    assert names.pop(2) == names[2] and len(files(federation)) == 6
     kept = federation.authority.received("run-1", "round-0", names)
     assert list(kept) == batch and list(kept[1:3]) == batch[1:3]
     result = federation.authority.decrypt("run-1", "round-0", kept, BOUND)
     np.testing.assert_array_equal(result.values, sum(vectors.values()))
-    assert not list((federation.home / "authority" / "received").rglob("*.*"))
+    assert not files(federation)
     with pytest.raises(AggregationError, match="6 of 6 contributions .* never arrived"):
         federation.authority.received("run-1", "round-0", names)
 
 
-def test_only_valid_contributions_of_an_open_run_are_set_aside_and_not_without_limit(federation, vectors):
+def test_only_valid_contributions_of_an_open_run_are_set_aside(federation, vectors):
     receive = federation.authority.receive
     good = contribute(federation, vectors, range(2))
     with pytest.raises(ContributionError, match="bad-signature"):
         receive("run-1", "round-0", [good[0], good[1][:-SIGNATURE_BYTES] + bytes(SIGNATURE_BYTES)])
+    assert len(files(federation)) == 1
     for run_id, round_id in (("run-9", "round-0"), ("run-1", "round-99")):
-        with pytest.raises(AggregationError, match="run-9|round-99"):
-            receive(run_id, round_id, good)
-    receive("run-1", "round-0", [f for _ in range(11) for f in contribute(federation, vectors, [3])])
-    with pytest.raises(AggregationError, match="more than 2 contributions for each client"):
-        receive("run-1", "round-0", good[1:])
+        for call in (receive, federation.authority.received):
+            with pytest.raises(AggregationError, match="run-9|round-99"):
+                call(run_id, round_id, good)
     federation.authority.close_run("run-1")
+    assert not files(federation)
     with pytest.raises(AggregationError, match="closed"):
-        receive("run-1", "round-1", good)
-    assert not (federation.home / "authority" / "received" / "run-1").exists()
+        receive("run-1", "round-0", good)
+
+
+def test_what_is_set_aside_has_a_limit_and_belongs_to_one_round(federation, vectors):
+    receive = federation.authority.receive
+    varied = [f for _ in range(12) for f in contribute(federation, vectors, [3])]
+    receive("run-1", "round-0", varied)
+    receive("run-1", "round-0", varied[:1])  # what is there already is no more
+    assert len(files(federation)) == 12
+    with pytest.raises(AggregationError, match="more than 12 contributions of 6 clients"):
+        receive("run-1", "round-0", contribute(federation, vectors, [0]))
+    assert not files(federation)  # so that the round can begin anew
+    receive("run-1", "round-0", varied[:2])
+    receive("run-1", "round-1", contribute(federation, vectors, [0], "round-1"))
+    assert [path.parent.name for path in files(federation)] == ["round-1"]
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b""), lambda path: path.unlink()])
+def test_a_contribution_lost_on_the_authoritys_disk_decides_nothing(federation, vectors, damage):
+    """Without this the sum of the others would be decrypted, and the round could never be finished."""
+    batch = contribute(federation, vectors, range(6))
+    names = federation.authority.receive("run-1", "round-0", batch)
+    kept = federation.authority.received("run-1", "round-0", names)
+    damage(federation.home / "authority" / "received" / "run-1" / "round-0" / names[2])
+    with pytest.raises(AggregationError, match="must be sent again"):
+        federation.authority.decrypt("run-1", "round-0", kept, BOUND)
+    federation.authority.receive("run-1", "round-0", batch)
+    assert len(federation.authority.decrypt("run-1", "round-0", kept, BOUND).contributors) == 6
+
+
+def test_a_contribution_is_named_once_and_by_nothing_but_its_digest(federation, vectors):
+    (name,) = federation.authority.receive("run-1", "round-0", contribute(federation, vectors, [0]))
+    with pytest.raises(AggregationError, match="named twice"):
+        federation.authority.received("run-1", "round-0", [name] * 3)
+    for other in ("../round-0/" + name, name.upper(), "", "."):
+        with pytest.raises(AggregationError, match="never arrived"):
+            federation.authority.received("run-1", "round-0", [name, other])
 
 
 def test_a_sum_or_a_repeated_contribution_is_never_decrypted(federation, vectors):
