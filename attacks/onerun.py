@@ -33,6 +33,7 @@ __all__ = [
     "chance_of_guesses",
     "epsilon_lower_bound",
     "gaussian_mu",
+    "guess",
 ]
 
 LARGEST_EPSILON = 1e3
@@ -62,6 +63,29 @@ class Guesses:
                 f"correct = {self.correct}, made = {self.made}, canaries = {self.canaries}: must be whole "
                 "numbers with 0 <= correct <= made <= canaries and canaries >= 1"
             )
+
+
+def guess(scores: np.ndarray, included: np.ndarray, each_side: int) -> Guesses:
+    """Call the `each_side` highest scores in, the `each_side` lowest out, and say nothing of the rest.
+
+    Args:
+        scores: float [m], larger for canaries that look included; drawn apart by position where equal.
+        included: bool [m], the coins.
+        each_side: from 1 to m / 2; to be fixed before the result is seen.
+
+    Raises:
+        ValueError: shapes do not fit, a score is NaN, or there are too few canaries.
+    """
+    scores, included = np.asarray(scores, dtype=np.float64), np.asarray(included, dtype=bool)
+    if scores.ndim != 1 or scores.shape != included.shape or np.isnan(scores).any():
+        raise ValueError(f"scores {scores.shape}, included {included.shape}: must be [m] both, and none NaN")
+    if not 1 <= each_side <= len(scores) // 2:
+        raise ValueError(
+            f"each_side = {each_side}: must be from 1 to {len(scores) // 2}, half of the canaries"
+        )
+    order = np.argsort(scores, kind="stable")
+    correct = included[order[-each_side:]].sum() + (~included[order[:each_side]]).sum()
+    return Guesses(len(scores), 2 * each_side, int(correct))
 
 
 class TradeOff(Protocol):
