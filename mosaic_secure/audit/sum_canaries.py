@@ -1,13 +1,14 @@
-"""Canaries inside one release of sums, scored by whoever sees the release.
+"""Canaries inside releases of sums, measured by whoever sees the sums.
 
-The auditor knows every record but the canaries, and of each canary all but whether it is in. What the release
+The auditor knows every record but the canaries, and of each canary all but whether it is in. What a release
 says about each is then a linear measurement with noise; solving for all of them at once leaves nothing but
-that noise. No attack on a sum does much better, so a bound from these scores is near what any could reach.
+that noise. No attack on a sum does much better, so a bound from these measurements is near the best.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from privacy.errors import PrivacyError
 if TYPE_CHECKING:
     from privacy.mechanisms import Statistic, SumMechanism
 
-__all__ = ["SumCanaries", "scores"]
+__all__ = ["Measurement", "SumCanaries", "evidence", "measure"]
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,11 @@ class SumCanaries:
     included: np.ndarray
 
     @classmethod
-    def draw(cls, mechanism: SumMechanism, count: int, rng: np.random.Generator) -> SumCanaries:
+    def draw(cls, dim: int, classes: int, count: int, rng: np.random.Generator) -> SumCanaries:
         """`count` canaries in random directions and classes."""
-        codes = rng.normal(size=(count, mechanism.dim))
+        codes = rng.normal(size=(count, dim))
         codes /= np.linalg.norm(codes, axis=1, keepdims=True)
-        labels = rng.integers(0, mechanism.classes, count)
-        return cls(codes, labels, rng.random(count) < 0.5)
+        return cls(codes, rng.integers(0, classes, count), rng.random(count) < 0.5)
 
     @property
     def present(self) -> tuple[np.ndarray, np.ndarray]:
@@ -48,56 +48,93 @@ class SumCanaries:
         return self.codes[self.included], self.labels[self.included]
 
 
-def scores(
+@dataclass(frozen=True)
+class Measurement:
+    """What one release says about each canary.
+
+    Attributes:
+        amounts: float64 [m], about 1 for a canary that is in, about 0 for one that is not.
+        stds: float64 [m], standard deviations of the noise on them, above 0.
+    """
+
+    amounts: np.ndarray
+    stds: np.ndarray
+
+
+def measure(
     mechanism: SumMechanism,
     released: np.ndarray,
     known: np.ndarray,
-    canaries: SumCanaries,
+    codes: np.ndarray,
+    labels: np.ndarray,
     weights: np.ndarray | None = None,
-) -> np.ndarray:
-    """How much of each canary is in the release, float64 [m]: about 1 if it is in, about 0 if not.
+    contributors: int = 1,
+) -> Measurement:
+    """How much of each canary is in a sum.
 
     Args:
-        released: int64 [length], of records and canaries, or a sum of several clients' releases.
-        known: [length], what the records alone sum to on the mechanism's grid, without noise.
+        mechanism: that of each contributor.
+        released: [length], the sum over all contributors of records and canaries, with noise.
+        known: [length], the same of the records alone, without noise.
+        codes, labels: of the canaries, as the client has them right before it releases; codes longer than 1
+            are clipped here as there.
         weights: [dim, classes] of the broadcast model, for "gradient".
+        contributors: clients in the sum.
 
     Raises:
-        PrivacyError: the canaries cannot be told apart: there are more of them than the release has numbers.
+        PrivacyError: the canaries cannot be told apart: there are too many for the numbers in the release.
     """
-    found = mechanism.decode(np.asarray(released) - np.asarray(known))
-    errors = _errors(mechanism, canaries, weights)
-    measured = np.zeros(len(canaries.labels))
-    overlaps = np.zeros((len(canaries.labels),) * 2)
+    codes = codes / np.maximum(np.linalg.norm(codes, axis=1, keepdims=True), 1.0)
+    found = mechanism.decode(np.asarray(released, dtype=np.float64) - known)
+    errors = _errors(mechanism, codes, labels, weights)
+    amounts, overlaps = np.zeros(len(labels)), np.zeros((len(labels),) * 2)
     for statistic in mechanism.statistics:
-        measured += statistic.weight**2 * _measured(statistic, found, canaries, errors)
-        overlaps += statistic.weight**2 * _overlaps(statistic, canaries, errors)
+        square = statistic.weight**2
+        amounts += square * _products(statistic, found, codes, labels, errors)
+        overlaps += square * _overlaps(statistic, codes, labels, errors)
     try:
-        return np.linalg.solve(overlaps, measured)
+        inverse = np.linalg.inv(overlaps)
     except np.linalg.LinAlgError:
+        inverse = np.full_like(overlaps, np.nan)
+    if not (inverse.diagonal() > 0).all() or np.linalg.cond(overlaps) > 1e10:
         raise PrivacyError(
-            f"canaries: {len(measured)} cannot be told apart in {mechanism.length} numbers; use fewer"
-        ) from None
+            f"canaries: {len(labels)} cannot be told apart in {mechanism.length} numbers; use fewer"
+        )
+    # Of what a coordinate holds beside the sum: noise, and the rounding of each contributor's own sum.
+    unit = math.sqrt(contributors * (mechanism.own_std**2 + 1 / 12)) / mechanism.grid
+    return Measurement(inverse @ amounts, unit * np.sqrt(inverse.diagonal()))
 
 
-def _errors(mechanism: SumMechanism, canaries: SumCanaries, weights: np.ndarray | None) -> np.ndarray | None:
+def evidence(measurements: Iterable[Measurement]) -> np.ndarray:
+    """Log-likelihood of being in less that of being out, float64 [m], of independent measurements."""
+    return sum(((m.amounts - 0.5) / m.stds**2 for m in measurements), np.zeros(1))
+
+
+def _errors(
+    mechanism: SumMechanism, codes: np.ndarray, labels: np.ndarray, weights: np.ndarray | None
+) -> np.ndarray | None:
     """The factor of each canary's gradient beside its code, [m, classes]; None without a gradient."""
     gradient = next((s for s in mechanism.statistics if s.kind == "gradient"), None)
     if gradient is None:
         return None
     mechanism.check_weights(weights)
-    logits = canaries.codes @ weights
+    logits = codes @ weights
     errors = np.exp(logits - logits.max(axis=1, keepdims=True))
     errors /= errors.sum(axis=1, keepdims=True)
-    errors[np.arange(len(errors)), canaries.labels] -= 1
-    return errors / np.maximum(np.linalg.norm(errors, axis=1, keepdims=True) / gradient.bound, 1.0)
+    errors[np.arange(len(errors)), labels] -= 1
+    norms = np.linalg.norm(codes, axis=1) * np.linalg.norm(errors, axis=1)
+    return errors / np.maximum(norms / gradient.bound, 1.0)[:, None]
 
 
-def _measured(
-    statistic: Statistic, found: Mapping[str, np.ndarray], canaries: SumCanaries, errors: np.ndarray | None
+def _products(
+    statistic: Statistic,
+    found: Mapping[str, np.ndarray],
+    codes: np.ndarray,
+    labels: np.ndarray,
+    errors: np.ndarray | None,
 ) -> np.ndarray:
     """Inner product of what was found with each canary's own statistic, [m]."""
-    codes, labels, block = canaries.codes, canaries.labels, found[statistic.kind]
+    block = found[statistic.kind]
     if statistic.kind == "counts":
         return block[labels]
     if statistic.kind == "code_sum":
@@ -105,22 +142,23 @@ def _measured(
     if statistic.kind == "class_sums":
         return np.einsum("md,dm->m", codes, block[:, labels])
     if statistic.kind == "gradient":
-        return np.einsum("md,dk,mk->m", codes, block, errors, optimize=True)
+        return ((codes @ block) * errors).sum(axis=1)
     if statistic.kind == "second_moments":
-        return np.einsum("md,md->m", codes @ block, codes)
+        return ((codes @ block) * codes).sum(axis=1)
     return np.array([code @ block[label] @ code for code, label in zip(codes, labels, strict=True)])
 
 
-def _overlaps(statistic: Statistic, canaries: SumCanaries, errors: np.ndarray | None) -> np.ndarray:
+def _overlaps(
+    statistic: Statistic, codes: np.ndarray, labels: np.ndarray, errors: np.ndarray | None
+) -> np.ndarray:
     """Inner products of the canaries' statistics with each other, [m, m]."""
-    angles = canaries.codes @ canaries.codes.T
-    same = canaries.labels[:, None] == canaries.labels
-    if statistic.kind == "gradient":
-        return angles * (errors @ errors.T)
+    angles = codes @ codes.T
+    same = (labels[:, None] == labels).astype(np.float64)
     return {
-        "counts": same.astype(np.float64),
-        "code_sum": angles,
-        "class_sums": angles * same,
-        "second_moments": angles**2,
-        "class_second_moments": angles**2 * same,
-    }[statistic.kind]
+        "counts": lambda: same,
+        "code_sum": lambda: angles,
+        "class_sums": lambda: angles * same,
+        "gradient": lambda: angles * (errors @ errors.T),
+        "second_moments": lambda: angles**2,
+        "class_second_moments": lambda: angles**2 * same,
+    }[statistic.kind]()
