@@ -7,19 +7,16 @@ that noise. No attack on a sum does much better, so a bound from these measureme
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from privacy.errors import PrivacyError
-
 if TYPE_CHECKING:
     from privacy.mechanisms import Statistic, SumMechanism
 
-__all__ = ["Measurement", "SumCanaries", "evidence", "measure"]
+__all__ = ["Measurement", "SumCanaries", "estimate", "evidence", "measure"]
 
 
 @dataclass(frozen=True)
@@ -50,15 +47,17 @@ class SumCanaries:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one release says about each canary.
+    """What one release says about the canaries, in the directions of their own statistics.
 
     Attributes:
-        amounts: float64 [m], about 1 for a canary that is in, about 0 for one that is not.
-        stds: float64 [m], standard deviations of the noise on them, above 0.
+        products: float64 [m], inner product of what is unexplained in the sum with each canary's statistic.
+        overlaps: float64 [m, m], inner products of the canaries' statistics with each other.
+        variance: of the noise on one coordinate, above 0.
     """
 
-    amounts: np.ndarray
-    stds: np.ndarray
+    products: np.ndarray
+    overlaps: np.ndarray
+    variance: float
 
 
 def measure(
@@ -70,7 +69,7 @@ def measure(
     weights: np.ndarray | None = None,
     contributors: int = 1,
 ) -> Measurement:
-    """How much of each canary is in a sum.
+    """What a sum says about canaries.
 
     Args:
         mechanism: that of each contributor.
@@ -80,34 +79,41 @@ def measure(
             are clipped here as there.
         weights: [dim, classes] of the broadcast model, for "gradient".
         contributors: clients in the sum.
-
-    Raises:
-        PrivacyError: the canaries cannot be told apart: there are too many for the numbers in the release.
     """
     codes = codes / np.maximum(np.linalg.norm(codes, axis=1, keepdims=True), 1.0)
     found = mechanism.decode(np.asarray(released, dtype=np.float64) - known)
     errors = _errors(mechanism, codes, labels, weights)
-    amounts, overlaps = np.zeros(len(labels)), np.zeros((len(labels),) * 2)
+    products, overlaps = np.zeros(len(labels)), np.zeros((len(labels),) * 2)
     for statistic in mechanism.statistics:
         square = statistic.weight**2
-        amounts += square * _products(statistic, found, codes, labels, errors)
+        products += square * _products(statistic, found, codes, labels, errors)
         overlaps += square * _overlaps(statistic, codes, labels, errors)
-    try:
-        inverse = np.linalg.inv(overlaps)
-    except np.linalg.LinAlgError:
-        inverse = np.full_like(overlaps, np.nan)
-    if not (inverse.diagonal() > 0).all() or np.linalg.cond(overlaps) > 1e10:
-        raise PrivacyError(
-            f"canaries: {len(labels)} cannot be told apart in {mechanism.length} numbers; use fewer"
-        )
-    # Of what a coordinate holds beside the sum: noise, and the rounding of each contributor's own sum.
-    unit = math.sqrt(contributors * (mechanism.own_std**2 + 1 / 12)) / mechanism.grid
-    return Measurement(inverse @ amounts, unit * np.sqrt(inverse.diagonal()))
+    # Beside the noise, a coordinate holds what rounding left of each contributor's own sum.
+    variance = contributors * (mechanism.own_std**2 + 1 / 12) / mechanism.grid**2
+    return Measurement(products, overlaps, variance)
 
 
-def evidence(measurements: Iterable[Measurement]) -> np.ndarray:
-    """Log-likelihood of being in less that of being out, float64 [m], of independent measurements."""
-    return sum(((m.amounts - 0.5) / m.stds**2 for m in measurements), np.zeros(1))
+def estimate(measurements: Sequence[Measurement]) -> tuple[np.ndarray, np.ndarray]:
+    """How much of each canary is in, float64 [m], and the variance of that, [m].
+
+    The best linear estimate from all measurements together, where each canary is in with probability 1/2: its
+    error has the stated variance, whatever the canaries overlap in.
+    """
+    if not measurements:
+        raise ValueError("measurements: there must be at least one")
+    count = len(measurements[0].products)
+    precision, pull = 4.0 * np.eye(count), np.full(count, 2.0)  # a fair coin: mean 1/2, variance 1/4
+    for found in measurements:
+        precision += found.overlaps / found.variance
+        pull += found.products / found.variance
+    covariance = np.linalg.inv(precision)
+    return covariance @ pull, covariance.diagonal()
+
+
+def evidence(measurements: Sequence[Measurement]) -> np.ndarray:
+    """Scores of being in, float64 [m]: log-likelihood ratios, were the errors of `estimate` Gaussian."""
+    means, variances = estimate(measurements)
+    return (means - 0.5) / variances
 
 
 def _errors(

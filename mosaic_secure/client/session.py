@@ -31,12 +31,14 @@ from privacy.storage import write_durably
 if TYPE_CHECKING:
     from mosaic_secure.data.records import ClientData
 
-__all__ = ["ClientHome", "Session", "enrol", "ledger_population"]
+__all__ = ["ClientHome", "Session", "enrol", "ledger_population", "plant_canaries"]
 
 IDENTITY = "identity.key"
 POLICY = "policy.toml"
 _RUNS = "runs"
 _CACHE = "cache"
+_CODES = "codes.npz"
+_CANARIES = "canaries.npz"
 _LOCK_SECONDS = 120.0
 
 
@@ -65,6 +67,25 @@ class ClientHome:
             self.path, population, self.key, party=self.party, wait_seconds=_LOCK_SECONDS
         ) as ledger:
             yield ledger
+
+
+def plant_canaries(home: ClientHome, run_id: str, codes: np.ndarray, labels: np.ndarray) -> None:
+    """Have an enrolled run find records among the client's own that an audit made up.
+
+    They are records like all others: clipped, noised and charged. Who owns the home decides; no message can.
+
+    Args:
+        codes: float [k, dim], as the run's encoder would give them. labels: int [k].
+
+    Raises:
+        LedgerError: the client has encoded its records already.
+    """
+    folder = home.path / _CACHE / run_id
+    if (folder / _CODES).exists():
+        raise LedgerError(f"run {run_id}: has begun at this client; canaries come before its first release")
+    buffer = io.BytesIO()
+    np.savez(buffer, codes=codes, labels=labels)
+    write_durably(folder / _CANARIES, buffer.getvalue())
 
 
 def ledger_population(config: RunConfig) -> str:
@@ -196,7 +217,7 @@ class Session:
         Encoding is the slow part of a prototype round, so codes are kept in the client's home until the run
         is sealed there.
         """
-        path = self._kept("codes.npz")
+        path = self._kept(_CODES)
         if path.exists():
             try:
                 with np.load(path, allow_pickle=False) as kept:
@@ -205,11 +226,15 @@ class Session:
                 path.unlink()
         from mosaic_secure.models.encoders import encode
 
-        codes = encode(self.plan.encoder(), self.data.images)
+        codes, labels = encode(self.plan.encoder(), self.data.images), self.data.labels
+        if (planted := self._kept(_CANARIES)).exists():
+            with np.load(planted, allow_pickle=False) as canaries:
+                codes = np.concatenate([codes, canaries["codes"].astype(codes.dtype)])
+                labels = np.concatenate([labels, canaries["labels"].astype(labels.dtype)])
         buffer = io.BytesIO()
-        np.savez(buffer, codes=codes, labels=self.data.labels, digest=np.array(self.data_digest))
+        np.savez(buffer, codes=codes, labels=labels, digest=np.array(self.data_digest))
         write_durably(path, buffer.getvalue())
-        return codes, self.data.labels, self.data_digest
+        return codes, labels, self.data_digest
 
     def kept_array(self, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
         """What `make` gives, made once: kept in the client's home until the run is sealed there."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from mosaic_secure import __version__
 from mosaic_secure.config import RunConfig, config_hash
@@ -23,12 +23,22 @@ from privacy.errors import PrivacyError
 if TYPE_CHECKING:
     from flwr.serverapp import Grid
 
-__all__ = ["RunResult", "train"]
+__all__ = ["RunResult", "Witness", "train"]
 
 CLIENT_APP = "mosaic_secure.client.app:app"
 LEDGER_VARIABLE = "MOSAIC_LEDGER_DIR"
 DEFAULT_LEDGERS = "ledgers"
 _MOST_WORKERS = 8
+
+
+class Witness(Protocol):
+    """Who looks on while a run is made, as the server would; for audits."""
+
+    def begin(self, federation: Federation, run_id: str, plan: RunPlan) -> None:
+        """The clients are enrolled, and nothing has been asked of them yet. Not called by a resumed run."""
+
+    def observe(self, kind: Literal["request", "reply"], node_id: int, message: bytes) -> None:
+        """The very bytes of one message between server and a party."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +91,7 @@ def train(
     ledger_dir: Path | None = None,
     progress: ProgressCallback | None = None,
     ablate: bool = False,
+    witness: Witness | None = None,
 ) -> RunResult:
     """Run the federation of `config` and leave a sealed run in `out`.
 
@@ -89,6 +100,7 @@ def train(
         ledger_dir: where the parties live; `MOSAIC_LEDGER_DIR` or ./ledgers when None.
         progress: is told about stages.
         ablate: also measure what each part of the server's work is worth (costs no privacy).
+        witness: sees all that the server sends and receives; for audits, and the engine "inprocess" alone.
 
     Raises:
         UserError, PrivacyError: bad input or a refused plan; nothing earned is lost, and a run that began can
@@ -112,12 +124,14 @@ def train(
             return _stored_result(run)
         try:
             federation = provision(config, parties)
-            launch = _launcher(config, federation, stack)
+            launch = _launcher(config, federation, stack, witness)
             tell(Progress("planning", 0, 1))
             plan = build_plan(config, config.data.root)
             _check_architectures(plan)
             if run.load_stage("enrol") is None:
                 federation.check(run.run_id, plan)
+                if witness is not None:
+                    witness.begin(federation, run.run_id, plan)
         except (UserError, PrivacyError):
             if not resume:  # nothing was asked of any client yet: leave the place as it was
                 run.discard()
@@ -148,7 +162,7 @@ def train(
 
 
 def _launcher(
-    config: RunConfig, federation: Federation, stack: ExitStack
+    config: RunConfig, federation: Federation, stack: ExitStack, witness: Witness | None
 ) -> Callable[[Callable[[Grid], None]], None]:
     """Start the engine's workers now and return a function that runs the server's side on them.
 
@@ -160,6 +174,8 @@ def _launcher(
         workers = min(len(nodes) - 1, os.cpu_count() or 1, _MOST_WORKERS)
     threads = config.engine.threads or 1
     if config.engine.name == "simulation":
+        if witness is not None:
+            raise UserError("engine.name = 'simulation': what is audited must run in engine 'inprocess'")
 
         def simulate(serve: Callable[[Grid], None]) -> None:
             from mosaic_secure.engine.simulation import run_simulation
@@ -170,7 +186,10 @@ def _launcher(
     from mosaic_secure.engine.inprocess import FIRST_NODE_ID, InProcessGrid
 
     table = {FIRST_NODE_ID + index: node for index, node in enumerate(nodes)}
-    grid = stack.enter_context(InProcessGrid(table, CLIENT_APP, workers=workers, threads=threads))
+    observer = None if witness is None else witness.observe
+    grid = stack.enter_context(
+        InProcessGrid(table, CLIENT_APP, workers=workers, threads=threads, observer=observer)
+    )
 
     def run(serve: Callable[[Grid], None]) -> None:
         from flwr.app import Context, RecordDict

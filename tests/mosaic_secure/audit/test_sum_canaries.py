@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from attacks.onerun import GaussianDP, chance_of_guesses, epsilon_lower_bound, guess
-from mosaic_secure.audit.sum_canaries import SumCanaries, evidence, measure
-from privacy.errors import PrivacyError
+from mosaic_secure.audit.sum_canaries import SumCanaries, estimate, evidence, measure
 from privacy.mechanisms import Statistic, SumMechanism
 from privacy.randomness import NoiseSource, reproducible_secret
 
@@ -41,29 +40,31 @@ def released(
 
 
 def found(mechanism: SumMechanism, count: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Amounts, their standard deviations, and the coins."""
+    """Estimates, their variances, and the coins."""
     rng = np.random.default_rng([seed, 2])
     canaries = SumCanaries.draw(mechanism.dim, mechanism.classes, count, rng)
     weights = rng.normal(0, 0.1, (mechanism.dim, mechanism.classes))
     release, known = released(mechanism, canaries, seed, weights)
     measured = measure(mechanism, release, known, canaries.codes, canaries.labels, weights)
-    return measured.amounts, measured.stds, canaries.included
+    return *estimate([measured]), canaries.included
 
 
 @pytest.mark.parametrize("statistics", KINDS)
 def test_without_noise_every_canary_is_told(statistics: tuple[Statistic, ...]):
-    values, stds, included = found(mechanism(0.0, statistics), 40, seed=0)
+    values, variances, included = found(mechanism(0.0, statistics), 40, seed=0)
     np.testing.assert_allclose(values, included, atol=0.02)  # the grid rounds
-    assert (np.abs(values - included) < 6 * stds).all()
+    assert ((values - included) ** 2 < 36 * variances).all()
 
 
 @pytest.mark.parametrize("statistics", KINDS)
-def test_amounts_err_by_as_much_as_they_say(statistics: tuple[Statistic, ...]):
-    """Means of 1,000 squares, each of expectation 1: within 0.25 in all but one of 10,000 seeds."""
+@pytest.mark.parametrize(("noise", "count"), [(1.0, 200), (0.2, 200), (1.0, 600)])
+def test_estimates_err_by_as_much_as_they_say(statistics: tuple[Statistic, ...], noise: float, count: int):
+    """Also where canaries are more than the release has numbers. Means of 1,000 squares or more, each of
+    expectation 1: within 0.25 in all but one of 10,000 seeds."""
     squares = []
     for seed in range(5):
-        values, stds, included = found(mechanism(1.0, statistics), 200, seed)
-        squares.append(((values - included) / stds) ** 2)
+        values, variances, included = found(mechanism(noise, statistics), count, seed)
+        squares.append((values - included) ** 2 / variances)
     assert np.mean(squares) == pytest.approx(1.0, abs=0.25)
 
 
@@ -76,7 +77,7 @@ def test_several_measurements_say_more_than_one():
         release, known = released(made, canaries, seed)
         each.append(measure(made, release, known, canaries.codes, canaries.labels))
     one, all_nine = (evidence(part)[canaries.included].mean() for part in (each[:1], each))
-    assert all_nine == pytest.approx(9 * one, rel=0.5) and one > 0
+    assert 0 < 5 * one < all_nine
 
 
 def test_the_bound_is_near_that_of_ideal_scores():
@@ -122,15 +123,12 @@ def test_records_that_are_not_clipped_are_caught():
         silent = dataclasses.replace(wide, noise_multiplier=0.0)
         source = NoiseSource(reproducible_secret(seed, "more"), "release")
         release = release + 2 * silent.release(codes, labels, source)
-        values = measure(wide, release, known, canaries.codes, canaries.labels).amounts
+        values = evidence([measure(wide, release, known, canaries.codes, canaries.labels)])
         guesses = guess(values, canaries.included, 50)
         fallen += chance_of_guesses(guesses, GaussianDP(1.0)) <= 0.05
     assert fallen >= 18
 
 
-def test_canaries_that_cannot_be_told_apart_are_refused():
-    small = SumMechanism((Statistic("counts"),), 3, 5, 0.0)
-    canaries = SumCanaries.draw(3, 5, 12, np.random.default_rng(0))
-    release, known = released(small, canaries, 0)
-    with pytest.raises(PrivacyError, match="cannot be told apart"):
-        measure(small, release, known, canaries.codes, canaries.labels)
+def test_an_estimate_needs_a_measurement():
+    with pytest.raises(ValueError, match="at least one"):
+        estimate([])
