@@ -1,0 +1,183 @@
+"""What the server saw of a sealed run: its messages replayed against the trust map, the keys and the ledgers.
+
+These checks read what a run says of itself and what its clients and its key authority have signed. A server
+that forges its own log can pass those on its log; it cannot forge a signature.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mosaic_secure.errors import UserError
+from mosaic_secure.protocol.log import walk
+
+if TYPE_CHECKING:
+    from mosaic_secure.runs.directory import RunDirectory
+
+__all__ = ["Check", "check_server_view"]
+
+MESSAGES = "messages.jsonl"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question, and its answer.
+
+    Attributes:
+        name: short, for tables. passed: None where the run has nothing to ask about.
+        found: one sentence that says what was looked at and what it showed.
+    """
+
+    name: str
+    passed: bool | None
+    found: str
+
+
+def check_server_view(run: RunDirectory, others: Sequence[Path] = ()) -> tuple[Check, ...]:
+    """All checks of one sealed run.
+
+    Args:
+        run: sealed.
+        others: directories of other runs, whose keys must be other keys.
+
+    Raises:
+        UserError: the run is not sealed, or its log or ledgers cannot be read.
+    """
+    if not run.sealed:
+        raise UserError(f"{run.path}: is not sealed; finish it with train --resume --out")
+    log = _Log(run.path / MESSAGES)
+    excerpts = run.read_json("ledgers.json")["excerpts"]
+    fewest = int(run.read_json("privacy.json")["min_contributors"])
+    return (
+        _trust_map(run.path / MESSAGES),
+        _contributors(log, fewest),
+        _decrypted_once(log),
+        _one_key(log),
+        _fresh_key(log, run.path, others),
+        _in_the_ledger(log, excerpts),
+        _no_more_than_planned(excerpts),
+    )
+
+
+class _Log:
+    """The messages of a run by kind."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+            self.lines = [line for line in lines if "message" in line]
+            for line in self.lines:
+                line["fields"] = {field["name"]: field for field in line["fields"]}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: cannot be read as a message log") from error
+
+    def of(self, message: str) -> Iterator[Mapping[str, Any]]:
+        return (line for line in self.lines if line["message"] == message)
+
+
+def _trust_map(path: Path) -> Check:
+    report = walk(path)
+    said = f"{report.messages} messages with {report.fields} fields were replayed against the trust map"
+    if report.problems:
+        return Check("trust map", False, f"{said}: {report.problems[0]}")
+    return Check("trust map", True, f"{said}; no field reached a role that must not see it")
+
+
+def _contributors(log: _Log, fewest: int) -> Check:
+    """How many distinct clients sent something to each sum that was decrypted."""
+    sent: dict[str, set[str]] = defaultdict(set)
+    for reply in log.of("PrototypeReply"):
+        if reply["fields"]["contribution"]["bytes"]:
+            sent[reply["stage"]].add(reply["src"])
+    decrypted = {reply["stage"] for reply in _sums(log)}
+    if not decrypted:
+        return Check("contributors", None, "the run has no encrypted sums")
+    poor = sorted(stage for stage in decrypted if len(sent[stage]) < fewest)
+    least = min(len(sent[stage]) for stage in decrypted)
+    said = f"{len(decrypted)} sums were decrypted, each over contributions of at least {least} clients"
+    if poor:
+        return Check("contributors", False, f"{said}; the run needs {fewest}, and {poor[0]} has fewer")
+    return Check("contributors", True, f"{said}; the run needs {fewest}")
+
+
+def _decrypted_once(log: _Log) -> Check:
+    """The same round may be asked for again after an interruption, and must then give the same sum."""
+    sums: dict[str, set[str]] = defaultdict(set)
+    for reply in _sums(log):
+        sums[reply["stage"]].add(reply["fields"]["values"]["sha256"])
+    if not sums:
+        return Check("one sum a round", None, "the run has no encrypted sums")
+    several = sorted(stage for stage, values in sums.items() if len(values) > 1)
+    if several:
+        first = several[0]
+        return Check("one sum a round", False, f"round {first} was decrypted to {len(sums[first])} sums")
+    return Check("one sum a round", True, f"each of {len(sums)} rounds has one sum, however often asked for")
+
+
+def _one_key(log: _Log) -> Check:
+    keys = {reply["fields"]["public_context"]["sha256"] for reply in log.of("AuthorityKey")}
+    used = {asked["fields"]["public_context"]["sha256"] for asked in log.of("PrototypeRequest")}
+    if not used:
+        return Check("one key", None, "the run has no encrypted sums")
+    if len(used) != 1 or not used <= keys:
+        said = f"clients were sent {len(used)} public keys, the authority gave {len(keys)}"
+        return Check("one key", False, said)
+    return Check("one key", True, "all clients encrypted under the one key that the authority gave")
+
+
+def _fresh_key(log: _Log, path: Path, others: Sequence[Path]) -> Check:
+    mine = {reply["fields"]["public_context"]["sha256"] for reply in log.of("AuthorityKey")}
+    looked, shared = 0, []
+    for other in others:
+        if other.resolve() == path.resolve() or not (other / MESSAGES).is_file():
+            continue
+        looked += 1
+        theirs = {r["fields"]["public_context"]["sha256"] for r in _Log(other / MESSAGES).of("AuthorityKey")}
+        if mine & theirs:
+            shared.append(other.name)
+    if not mine or not looked:
+        return Check("key of its own", None, "there is no other run to compare keys with")
+    if shared:
+        return Check("key of its own", False, f"run {shared[0]} has the same key; a key is for one run")
+    return Check("key of its own", True, f"none of {looked} other runs has this key")
+
+
+def _in_the_ledger(log: _Log, excerpts: Mapping[str, Any]) -> Check:
+    """Each contribution that reached the server against what its client's ledger has signed for."""
+    entered = {
+        client: {release["sha256"] for release in excerpt["releases"]} for client, excerpt in excerpts.items()
+    }
+    seen = missing = 0
+    for reply in log.of("PrototypeReply"):
+        if reply["src"] in entered and reply["fields"]["contribution"]["bytes"]:
+            seen += 1
+            missing += reply["fields"]["contribution"]["sha256"] not in entered[reply["src"]]
+    if not seen:
+        return Check("ledger entries", None, "no contribution reached the server")
+    said = f"{seen} contributions reached the server"
+    if missing:
+        return Check("ledger entries", False, f"{said}; {missing} of them are in no ledger")
+    return Check("ledger entries", True, f"{said}; each is in its client's signed ledger")
+
+
+def _no_more_than_planned(excerpts: Mapping[str, Any]) -> Check:
+    count = 0
+    for client, excerpt in sorted(excerpts.items()):
+        planned = {release["name"]: release["rounds"] for release in excerpt["plan"]["releases"]}
+        made = Counter((release["release"], release["round"]) for release in excerpt["releases"])
+        count += len(made)
+        for (name, number), times in made.items():
+            if times > 1 or number >= planned.get(name, 0):
+                said = f"{client} made release {name}, round {number}, {times} times"
+                return Check("planned releases", False, f"{said}; the plan has {planned.get(name, 0)} rounds")
+    said = f"{count} releases of {len(excerpts)} clients, all of them planned, and each made once"
+    return Check("planned releases", True, said)
+
+
+def _sums(log: _Log) -> Iterator[Mapping[str, Any]]:
+    return (reply for reply in log.of("DecryptReply") if reply["fields"]["values"]["bytes"])
