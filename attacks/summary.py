@@ -89,7 +89,8 @@ def summarise(
 
     Args:
         epsilon, delta: the guarantee; an infinite epsilon allows everything.
-        groups: kind ("class", "client") -> the name or number of each record's group, [N].
+        groups: kind ("class", "client") -> the name or number of each record's group, [N]. Non-members
+            without one have the name "" and are held against the members of every group.
         seed: of the halves for balanced accuracy.
         fewest: members and non-members of a group, each, below which it is not looked at.
 
@@ -140,9 +141,10 @@ def _held_out_accuracy(inside: np.ndarray, outside: np.ndarray, seed: int) -> fl
 
 def _worst(scores: np.ndarray, members: np.ndarray, names: np.ndarray, fewest: int) -> Group | None:
     found = []
-    for name in np.unique(names):
+    nameless = names.astype(str) == ""
+    for name in np.unique(names[~nameless]):
         own = names == name
-        inside, outside = scores[own & members], scores[own & ~members]
+        inside, outside = scores[own & members], scores[(own | nameless) & ~members]
         if min(len(inside), len(outside)) >= fewest:
             value, interval = area(inside, outside)
             found.append(Group(str(name), len(inside), len(outside), value, interval))

@@ -62,6 +62,9 @@ def test_the_worst_group_is_found_and_poor_ones_are_passed_over():
     found = summarise(scores, members, 1.0, 0.0, {"class": names, "client": np.zeros(1200, dtype=int)}).worst
     assert found["class"].name == "b" and found["class"].area > 0.85
     assert found["client"].name == "0" and found["client"].members == 600
+    clients = np.where(members, np.tile(["x", "y"], 600), "")
+    found = summarise(scores, members, 1.0, 0.0, {"client": clients}).worst["client"]
+    assert (found.members, found.others) == (300, 600)
     assert "client" not in summarise(scores, members, 1.0, 0.0, {"client": np.arange(1200)}).worst
 
 

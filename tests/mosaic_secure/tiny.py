@@ -127,7 +127,7 @@ class Wire:
 
     def grid(self, *arguments: Any, **options: Any) -> InProcessGrid:
         """Takes the place of the engine's class."""
-        return InProcessGrid(*arguments, **options, observer=self._hear)
+        return InProcessGrid(*arguments, **options | {"observer": self._hear})
 
     def _hear(self, kind: str, node_id: int, data: bytes) -> None:
         index = node_id - FIRST_NODE_ID

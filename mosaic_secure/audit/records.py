@@ -1,0 +1,115 @@
+"""The records that an audit of a public run judges: those of its clients, and some that nobody trained on."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mosaic_secure.config import RunConfig
+from mosaic_secure.data import load_client, load_partition, load_public_test
+from mosaic_secure.errors import UserError
+
+if TYPE_CHECKING:
+    from mosaic_secure.runs.directory import RunDirectory
+
+__all__ = ["JudgedRecords", "public_records", "run_config"]
+
+MEMBERSHIP = "membership.npz"
+
+
+@dataclass(frozen=True)
+class JudgedRecords:
+    """Records whose membership is known to the auditor.
+
+    Attributes:
+        images: float32 [N, C, H, W] in [0, 1]. labels: int64 [N].
+        members: bool [N]. clients: str [N], who trained on it; "" where nobody did.
+        population: float32 [R, C, H, W], further records that nobody trained on, for attacks that need to
+            know what such records look like. population_labels: int64 [R].
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    members: np.ndarray
+    clients: np.ndarray
+    population: np.ndarray
+    population_labels: np.ndarray
+
+
+def run_config(run: RunDirectory, data_root: str | None = None) -> RunConfig:
+    """The configuration of a sealed run, with its data at `data_root`.
+
+    Raises:
+        UserError: the run is not sealed, or was written by another version.
+    """
+    if not run.sealed:
+        raise UserError(f"{run.path}: is not sealed; finish it with train --resume --out")
+    try:
+        content = dict(run.manifest["config"])
+        content["data"] = {**content["data"], "root": data_root or content["data"].get("root")}
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{run.path}: its manifest holds no configuration") from error
+    return RunConfig.from_dict(content)
+
+
+def public_records(
+    run: RunDirectory, data_root: str | None = None, *, most: int = 4000, seed: int = 0
+) -> JudgedRecords:
+    """Training records of a run on public data, and as many records of the public test part.
+
+    Half of the test part is judged; the other half is the population.
+
+    Args:
+        most: judged records of either kind; a random part where there are more.
+        seed: of that part and of the halves.
+
+    Raises:
+        UserError: the run says nothing of membership, the data are not the run's, or they have no test part.
+    """
+    config = run_config(run, data_root)
+    if not config.is_public or not run.has(MEMBERSHIP):
+        raise UserError(
+            f"{run.path}: says nothing of who was a member (it has no {MEMBERSHIP}): its data are private, "
+            "or it was no simulation; audit it where the records are"
+        )
+    _check_membership(run, config)
+    test = load_public_test(config, config.data.root)
+    if test is None or len(test[1]) < 4:
+        raise UserError(
+            f"{run.path}: its data have no test part, so there are no records that nobody trained on"
+        )
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(test[1]))
+    judged, rest = (np.sort(part) for part in np.array_split(order, 2))
+    judged = np.sort(rng.permutation(judged)[:most])
+    parts = [load_client(config, index, config.data.root) for index in range(config.clients.count)]
+    owners = np.repeat(np.array(config.client_ids), [len(part.labels) for part in parts])
+    chosen = np.sort(rng.permutation(len(owners))[:most])
+    images = np.concatenate([part.images for part in parts])[chosen]
+    labels = np.concatenate([part.labels for part in parts])[chosen]
+    return JudgedRecords(
+        images=np.concatenate([images, test[0][judged]]),
+        labels=np.concatenate([labels, test[1][judged]]),
+        members=np.arange(len(chosen) + len(judged)) < len(chosen),
+        clients=np.concatenate([owners[chosen], np.full(len(judged), "")]),
+        population=test[0][rest],
+        population_labels=test[1][rest],
+    )
+
+
+def _check_membership(run: RunDirectory, config: RunConfig) -> None:
+    """The partition that these data give must be the one that the run wrote down."""
+    with np.load(io.BytesIO(run.read_bytes(MEMBERSHIP)), allow_pickle=False) as stored:
+        dealt = load_partition(config, config.data.root)
+        same = len(stored.files) == len(dealt) and all(
+            client in stored.files and np.array_equal(stored[client], part)
+            for client, part in zip(config.client_ids, dealt, strict=True)
+        )
+    if not same:
+        raise UserError(
+            f"{run.path}: {config.data.dataset} at hand is not what the run was trained on (its clients "
+            "would hold other records); point --data-root to the data of the run"
+        )
