@@ -68,9 +68,11 @@ class Summary:
     curve: tuple[tuple[float, float], ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: keys of `precision` become text."""
+        """For JSON: keys of `precision` become text, and each rate has its value."""
         record = asdict(self)
-        for row in record["caught"]:
+        for row, caught in zip(record["caught"], self.caught, strict=True):
+            if caught.rate is not None:
+                row["rate"]["value"] = caught.rate.value
             row["precision"] = {str(prior): value for prior, value in row["precision"].items()}
         return record
 

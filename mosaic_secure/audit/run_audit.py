@@ -1,0 +1,237 @@
+"""An audit of a sealed run: every attack there is, the verdict, and what they leave in ``audits/ID``."""
+
+from __future__ import annotations
+
+import math
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attacks.onerun import Guesses, epsilon_lower_bound
+from mosaic_secure import __version__
+from mosaic_secure.audit.records import public_records, run_config
+from mosaic_secure.audit.server_view import Check, check_server_view
+from mosaic_secure.audit.verdict import FAMILY_WISE_ERROR, Verdict, decide
+from mosaic_secure.errors import UserError
+from mosaic_secure.progress import Progress, ProgressCallback
+from mosaic_secure.runs import manifest
+from mosaic_secure.runs.directory import RunDirectory
+from mosaic_secure.runs.encoding import json_document, jsonable
+from privacy.storage import make_private_directory, write_durably
+
+if TYPE_CHECKING:
+    from attacks.summary import Summary
+    from mosaic_secure.audit.rehearsal import Rehearsal
+    from mosaic_secure.config import RunConfig
+
+__all__ = ["Audit", "AuditRequest", "audit"]
+
+SUMS = "canaries in the prototype sums"
+CONFIDENCE = 0.95
+GUESSED = 0.8  # of the canaries, half of them as in and half as out; fixed here, before any result
+NOT_TESTED = (
+    "LiRA and RMIA with shadow models, on the global model and on single clients' classifiers",
+    "shadow generators for the synthetic records",
+    "model inversion",
+    "canaries in the classifiers, the generators, the synthetic records and the final model",
+    "attempts to decrypt with what the server holds",
+)
+
+
+@dataclass(frozen=True)
+class AuditRequest:
+    """What is asked of an audit.
+
+    Attributes:
+        claim: the epsilon to test; None takes the run's.
+        retrain: make a fresh run with canaries.
+        canaries: how many, >= 10.
+        seed: of everything that an audit draws.
+        data_root: where the data lie; None takes the run's place.
+    """
+
+    claim: float | None = None
+    retrain: bool = False
+    canaries: int = 500
+    seed: int = 0
+    data_root: str | None = None
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found.
+
+    Attributes:
+        path: ``RUN/audits/ID``. run: the run directory.
+        claim, delta: what was tested. epsilon: the run's own.
+        verdict, checks: see their classes.
+        membership, synthetic: attack -> what its scores amount to.
+        rehearsal: the fresh run with canaries, if one was made.
+        provable: the largest epsilon that so many canaries prove at `CONFIDENCE`, if all guesses are right.
+        not_tested: what this audit has not looked at.
+    """
+
+    path: Path
+    run: str
+    claim: float
+    epsilon: float
+    delta: float
+    verdict: Verdict
+    checks: tuple[Check, ...]
+    membership: Mapping[str, Summary]
+    synthetic: Mapping[str, Summary]
+    rehearsal: Rehearsal | None
+    provable: float | None
+    not_tested: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For audit.json and ``--json``."""
+        made = self.rehearsal
+        return jsonable(
+            {
+                "schema_version": 1,
+                "verdict": self.verdict.outcome,
+                "sentence": self.verdict.sentence,
+                "run": self.run,
+                "epsilon_claimed": self.claim,
+                "epsilon_of_the_run": self.epsilon,
+                "delta": self.delta,
+                "epsilon_lower_bound": None if made is None else made.lower_bound,
+                "epsilon_provable_at_most": self.provable,
+                "confidence": CONFIDENCE,
+                "family_wise_error": FAMILY_WISE_ERROR,
+                "p_values": dict(self.verdict.adjusted),
+                "canaries": None if made is None else asdict(made.guesses),
+                "checks": [asdict(check) for check in self.checks],
+                "membership": {name: found.to_dict() for name, found in self.membership.items()},
+                "synthetic": {name: found.to_dict() for name, found in self.synthetic.items()},
+                "not_tested": list(self.not_tested),
+                "mosaic_secure": __version__,
+            }
+        )
+
+
+def audit(path: str | Path, request: AuditRequest, progress: ProgressCallback | None = None) -> Audit:
+    """Audit a sealed run on public data and leave the result in a folder of its own beside it.
+
+    Raises:
+        UserError: the run cannot be audited, or the request does not fit; one line says why.
+        PrivacyError: a rehearsal is refused.
+    """
+    from mosaic_secure.audit.described import describe_model, describe_synthetic
+
+    tell = progress or (lambda _: None)
+    run = RunDirectory.open(path)
+    config = run_config(run, request.data_root)
+    statement = run.read_json("privacy.json")
+    epsilon, delta = float(statement["epsilon"]), float(statement["delta"])
+    claim = _claim(request, epsilon)
+    _check(request, config)
+    folder = _new_folder(run.path)
+    try:
+        tell(Progress("what the server saw", 0, 1))
+        checks = check_server_view(run, tuple(p for p in run.path.resolve().parent.iterdir() if p.is_dir()))
+        tell(Progress("what the server saw", 1, 1))
+        records = public_records(run, request.data_root, seed=request.seed)
+        tell(Progress("membership", 0, 2, note="the global model"))
+        membership = {"confidence of the global model": describe_model(run, records, epsilon, delta)}
+        tell(Progress("membership", 1, 2, note="synthetic records"))
+        synthetic = describe_synthetic(run, records, epsilon, delta, seed=request.seed)
+        tell(Progress("membership", 2, 2))
+        rehearsal = _rehearse(config, request, claim, folder, progress) if request.retrain else None
+        p_values = {} if rehearsal is None else {SUMS: rehearsal.chance}
+        found = Audit(
+            path=folder,
+            run=str(path),
+            claim=claim,
+            epsilon=epsilon,
+            delta=delta,
+            verdict=decide(claim, p_values, checks),
+            checks=checks,
+            membership=membership,
+            synthetic=synthetic,
+            rehearsal=rehearsal,
+            provable=None if rehearsal is None else _provable(request, delta),
+            not_tested=NOT_TESTED,
+        )
+        write_durably(folder / "audit.json", json_document(found.to_dict()))
+        manifest.write(folder, {"sealed": True, "run_id": run.run_id, "request": asdict(request)})
+    except BaseException:
+        _leave(folder)
+        raise
+    return found
+
+
+def _claim(request: AuditRequest, epsilon: float) -> float:
+    claim = epsilon if request.claim is None else request.claim
+    if not 0 < claim < math.inf:
+        said = "the run has none; name the one to test" if request.claim is None else "must be finite and > 0"
+        raise UserError(f"--claim {claim:g}: {said}, such as --claim 4")
+    return claim
+
+
+def _check(request: AuditRequest, config: RunConfig) -> None:
+    if not 10 <= request.canaries <= 100_000:
+        raise UserError(f"--canaries {request.canaries}: must be from 10 to 100000")
+    if not config.is_public:
+        raise UserError(
+            "this run's data are private: it must be audited where they are, which this version cannot do"
+        )
+    if request.retrain and (config.method != "mosaic" or not config.prototypes.enabled):
+        raise UserError("--retrain: its canaries are for the prototypes, and this run has none")
+
+
+def _new_folder(run: Path) -> Path:
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    folder = run / manifest.AUDITS / name
+    try:
+        make_private_directory(folder)
+    except OSError as error:
+        raise UserError(f"cannot write in {run}: {error.strerror}") from error
+    return folder
+
+
+def _each_side(request: AuditRequest) -> int:
+    return max(1, int(GUESSED * request.canaries / 2))
+
+
+def _provable(request: AuditRequest, delta: float) -> float:
+    every = 2 * _each_side(request)
+    return epsilon_lower_bound(Guesses(request.canaries, every, every), delta, CONFIDENCE)
+
+
+def _rehearse(
+    config: RunConfig, request: AuditRequest, claim: float, folder: Path, progress: ProgressCallback | None
+) -> Rehearsal:
+    """A fresh run of the same configuration, whose parties live beside it and are removed with it."""
+    import shutil
+
+    from mosaic_secure.audit.rehearsal import rehearse
+
+    place = folder / "rehearsal"
+    try:
+        return rehearse(
+            config,
+            out=place / "run",
+            ledger_dir=place / "ledgers",
+            canaries=request.canaries,
+            each_side=_each_side(request),
+            claim=claim,
+            seed=request.seed,
+            confidence=CONFIDENCE,
+            progress=progress,
+        )
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _leave(folder: Path) -> None:
+    """Nothing of an audit that did not finish stays."""
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.parent.is_dir() and not any(folder.parent.iterdir()):
+        folder.parent.rmdir()

@@ -1,0 +1,69 @@
+"""The verdict of an audit, and the rule by which it is given.
+
+A test says how improbable what was seen is if the claim holds. It counts for the verdict only if membership
+was drawn at random before training and everything about the test was fixed before its result was seen.
+Several tests are adjusted for each other (Holm), so that an honest run fails in at most one audit of a
+hundred. What is no matter of chance, such as a field that reached a role which must not see it, needs no test
+to fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from attacks.rates import adjusted
+
+if TYPE_CHECKING:
+    from mosaic_secure.audit.server_view import Check
+
+__all__ = ["FAMILY_WISE_ERROR", "Verdict", "decide"]
+
+FAMILY_WISE_ERROR = 0.01
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an audit ends in.
+
+    Attributes:
+        outcome: "fail", "pass", or "none" where nothing was tested that could have failed the claim.
+        sentence: the reason, for a reader who reads nothing else.
+        adjusted: test -> p-value after Holm's adjustment.
+    """
+
+    outcome: Literal["pass", "fail", "none"]
+    sentence: str
+    adjusted: Mapping[str, float]
+
+
+def decide(claim: float, p_values: Mapping[str, float], checks: Sequence[Check]) -> Verdict:
+    """The verdict.
+
+    Args:
+        claim: the epsilon that was tested.
+        p_values: of the tests that count, by name.
+        checks: of what the server saw.
+    """
+    found = adjusted(p_values)
+    broken = [check for check in checks if check.passed is False]
+    fallen = sorted((name for name, value in found.items() if value <= FAMILY_WISE_ERROR), key=found.get)
+    if broken:
+        return Verdict("fail", f"The run broke its own rules ({broken[0].name}): {broken[0].found}.", found)
+    if fallen:
+        name = fallen[0]
+        chance = f"{max(found[name], 1e-300):.2g}"
+        sentence = (
+            f"The claim of epsilon {claim:g} is refuted by {name}: if it held, what was seen would have a "
+            f"chance of at most {chance}."
+        )
+        return Verdict("fail", sentence, found)
+    if not found:
+        sentence = (
+            "No verdict: this audit describes the run as it is, and only a fresh run with canaries "
+            f"(--retrain) can refute epsilon {claim:g}."
+        )
+        return Verdict("none", sentence, found)
+    tested = " and ".join(sorted(found))
+    return Verdict("pass", f"The claim of epsilon {claim:g} was tested by {tested}, and stands.", found)

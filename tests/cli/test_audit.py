@@ -1,0 +1,106 @@
+"""`mosaic-secure audit` as its users meet it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mosaic_secure.audit import run_audit
+from mosaic_secure.runs.directory import RunDirectory
+from tests.mosaic_secure.tiny import command, tiny_train
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("audited")
+    assert tiny_train(place, "--epsilon", "4").status == 0
+    return place / "run"
+
+
+@pytest.fixture
+def copied(run: Path, tmp_path: Path) -> Path:
+    shutil.copytree(run, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_an_audit_describes_a_run_and_gives_no_verdict(copied: Path):
+    outcome = command("audit", copied, "--json")
+    assert outcome.status == 0, outcome.err
+    found = outcome.json
+    assert found["verdict"] == "none" and found["epsilon_lower_bound"] is None
+    assert found["epsilon_claimed"] == pytest.approx(4.0, rel=0.02)
+    assert {check["passed"] for check in found["checks"]} == {True, None}
+    (model,) = found["membership"].values()
+    assert model["members"] == 240 and model["caught"][0]["rate"] is None  # too few for one in a thousand
+    assert model["caught"][2]["rate"]["value"] <= model["caught"][2]["at_most"]
+    assert set(found["synthetic"]) == {"density ratio", "nearness", "nearest-neighbour ratio"}
+    assert "describes, no verdict" in outcome.out and "not tested: LiRA" in outcome.out
+    folder = Path(found["report"]).parent
+    assert sorted(path.name for path in folder.iterdir()) == ["audit.json", "manifest.json"]
+    written = json.loads((folder / "audit.json").read_text())
+    assert written["sentence"] == found["sentence"] and written["schema_version"] == 1
+    checked = command("verify", copied)
+    assert checked.status == 0 and "1 audits" in checked.out
+    (folder / "audit.json").write_text("{}")
+    assert command("verify", copied).status == 3
+
+
+def test_a_run_without_noise_is_refuted_by_a_rehearsal(tmp_path: Path):
+    assert tiny_train(tmp_path, "--epsilon", "inf").status == 0
+    run = tmp_path / "run"
+    unnamed = command("audit", run)
+    assert "--claim inf: the run has none; name the one to test" in unnamed.refusal
+    outcome = command("audit", run, "--claim", "4", "--retrain", "--json")
+    assert outcome.status == 3, outcome.err
+    found = outcome.json
+    assert found["verdict"] == "fail" and found["epsilon_lower_bound"] > 4.0
+    assert found["canaries"] == {"canaries": 500, "made": 400, "correct": 400}
+    assert found["epsilon_provable_at_most"] == pytest.approx(found["epsilon_lower_bound"])
+    assert found["p_values"]["canaries in the prototype sums"] <= 0.01
+    assert "The claim of epsilon 4 is refuted" in outcome.out
+    assert not list(run.rglob("rehearsal"))  # neither its records nor its ledgers stay
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--claim", "-1"), "--claim -1: must be finite and > 0"),
+        (("--claim", "nan"), "--claim nan: must be finite and > 0"),
+        (("--canaries", "3"), "--canaries 3: must be from 10 to 100000"),
+        (("--data-root", "/nowhere/at/all", "--canaries", "9"), "--canaries 9"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(run: Path, options: tuple[str, ...], says: str):
+    assert says in command("audit", run, *options).refusal
+    assert not (run / "audits").exists()
+
+
+def test_what_is_no_sealed_run_is_refused(tmp_path: Path, copied: Path):
+    assert "is not a directory" in command("audit", tmp_path / "nothing").refusal
+    with RunDirectory.create(tmp_path / "open"):
+        pass
+    assert "not sealed" in command("audit", tmp_path / "open").refusal
+    (copied / "membership.npz").unlink()
+    assert "has no membership.npz" in command("audit", copied).refusal
+    assert not (copied / "audits").exists()
+
+
+def test_a_damaged_artefact_is_named(copied: Path):
+    weights = copied / "global_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert "global_model.safetensors is damaged" in command("audit", copied).refusal
+    assert not (copied / "audits").exists()
+
+
+def test_an_interrupted_audit_leaves_nothing(copied: Path, monkeypatch: pytest.MonkeyPatch):
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_audit, "public_records", stop)
+    outcome = command("audit", copied)
+    assert outcome.status == 130 and "nothing of this audit is kept" in outcome.err
+    assert not (copied / "audits").exists()
+    assert command("verify", copied).status == 0
