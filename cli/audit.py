@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -42,7 +43,7 @@ def audit(
     RUN is a run directory. Exit status 3 if the claim is refuted.
     """
     from cli.progress import shown
-    from mosaic_secure.audit.run_audit import AuditRequest
+    from mosaic_secure.audit.run_audit import REPORT, AuditRequest
     from mosaic_secure.audit.run_audit import audit as audit_run
 
     request = AuditRequest(claim, retrain, canaries, seed, data_root)
@@ -51,14 +52,14 @@ def audit(
             found = audit_run(run, request, progress)
     except KeyboardInterrupt:
         raise Interrupted("interrupted; nothing of this audit is kept: start it again") from None
-    _show(found)
+    _show(found, found.path / REPORT)
     if json:
-        print_json({**found.to_dict(), "report": str(found.path / "audit.json")})
+        print_json({**found.to_dict(), "report": str(found.path / REPORT)})
     if found.verdict.outcome == "fail":
         raise typer.Exit(VERDICT_FAILED)
 
 
-def _show(found: Audit) -> None:
+def _show(found: Audit, report: Path) -> None:
     print(found.verdict.sentence)
     print()
     for check in found.checks:
@@ -87,7 +88,7 @@ def _show(found: Audit) -> None:
         print(f"{said}: epsilon is at least {made.lower_bound:.3g} at 95 % confidence")
         print(f"(so many canaries can prove {found.provable:.3g} at most)")
     print(f"not tested: {'; '.join(found.not_tested)}")
-    print(f"written to {found.path}")
+    print(f"report: {report}")
 
 
 def _word(passed: bool | None) -> str:

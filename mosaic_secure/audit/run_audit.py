@@ -17,6 +17,7 @@ from mosaic_secure.audit.server_view import Check, check_server_view
 from mosaic_secure.audit.verdict import FAMILY_WISE_ERROR, Verdict, decide
 from mosaic_secure.errors import UserError
 from mosaic_secure.progress import Progress, ProgressCallback
+from mosaic_secure.report.audit_page import audit_page
 from mosaic_secure.runs import manifest
 from mosaic_secure.runs.directory import RunDirectory
 from mosaic_secure.runs.encoding import json_document, jsonable
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
     from mosaic_secure.audit.rehearsal import Rehearsal
     from mosaic_secure.config import RunConfig
 
-__all__ = ["Audit", "AuditRequest", "audit"]
+__all__ = ["REPORT", "Audit", "AuditRequest", "audit"]
 
+REPORT = "report.html"
 SUMS = "canaries in the prototype sums"
 CONFIDENCE = 0.95
 GUESSED = 0.8  # of the canaries, half of them as in and half as out; fixed here, before any result
@@ -72,6 +74,7 @@ class Audit:
         rehearsal: the fresh run with canaries, if one was made.
         provable: the largest epsilon that so many canaries prove at `CONFIDENCE`, if all guesses are right.
         not_tested: what this audit has not looked at.
+        request: what was asked. run_manifest: of the run. when: UTC, to the minute.
     """
 
     path: Path
@@ -86,6 +89,9 @@ class Audit:
     rehearsal: Rehearsal | None
     provable: float | None
     not_tested: tuple[str, ...]
+    request: AuditRequest
+    run_manifest: Mapping[str, Any]
+    when: str
 
     def to_dict(self) -> dict[str, Any]:
         """For audit.json and ``--json``."""
@@ -95,7 +101,12 @@ class Audit:
                 "schema_version": 1,
                 "verdict": self.verdict.outcome,
                 "sentence": self.verdict.sentence,
+                "when": self.when,
                 "run": self.run,
+                "run_id": self.run_manifest["run_id"],
+                "run_digest": self.run_manifest["digest"],
+                "config_hash": self.run_manifest["config_hash"],
+                "request": asdict(self.request),
                 "epsilon_claimed": self.claim,
                 "epsilon_of_the_run": self.epsilon,
                 "delta": self.delta,
@@ -156,8 +167,13 @@ def audit(path: str | Path, request: AuditRequest, progress: ProgressCallback | 
             rehearsal=rehearsal,
             provable=None if rehearsal is None else _provable(request, delta),
             not_tested=NOT_TESTED,
+            request=request,
+            run_manifest=run.manifest,
+            when=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         )
-        write_durably(folder / "audit.json", json_document(found.to_dict()))
+        record = found.to_dict()
+        write_durably(folder / "audit.json", json_document(record))
+        write_durably(folder / REPORT, audit_page(record, statement).encode())
         manifest.write(folder, {"sealed": True, "run_id": run.run_id, "request": asdict(request)})
     except BaseException:
         _leave(folder)

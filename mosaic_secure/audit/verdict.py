@@ -55,15 +55,15 @@ def decide(claim: float, p_values: Mapping[str, float], checks: Sequence[Check])
         name = fallen[0]
         chance = f"{max(found[name], 1e-300):.2g}"
         sentence = (
-            f"The claim of epsilon {claim:g} is refuted by {name}: if it held, what was seen would have a "
+            f"The claim of epsilon {claim:.4g} is refuted by {name}: if it held, what was seen would have a "
             f"chance of at most {chance}."
         )
         return Verdict("fail", sentence, found)
     if not found:
         sentence = (
             "No verdict: this audit describes the run as it is, and only a fresh run with canaries "
-            f"(--retrain) can refute epsilon {claim:g}."
+            f"(--retrain) can refute epsilon {claim:.4g}."
         )
         return Verdict("none", sentence, found)
     tested = " and ".join(sorted(found))
-    return Verdict("pass", f"The claim of epsilon {claim:g} was tested by {tested}, and stands.", found)
+    return Verdict("pass", f"The claim of epsilon {claim:.4g} was tested by {tested}, and stands.", found)

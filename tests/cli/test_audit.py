@@ -39,7 +39,7 @@ def test_an_audit_describes_a_run_and_gives_no_verdict(copied: Path):
     assert set(found["synthetic"]) == {"density ratio", "nearness", "nearest-neighbour ratio"}
     assert "describes, no verdict" in outcome.out and "not tested: LiRA" in outcome.out
     folder = Path(found["report"]).parent
-    assert sorted(path.name for path in folder.iterdir()) == ["audit.json", "manifest.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["audit.json", "manifest.json", "report.html"]
     written = json.loads((folder / "audit.json").read_text())
     assert written["sentence"] == found["sentence"] and written["schema_version"] == 1
     checked = command("verify", copied)

@@ -1,0 +1,155 @@
+"""The page of an audit: one file that needs nothing else, for a privacy officer to read and print."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attacks.statistics import tpr_ceiling
+from mosaic_secure.report.drawings import draw_curves, draw_sandwich
+
+__all__ = ["audit_page"]
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_WORDS = {
+    "pass": "Tested, and the claim stands",
+    "fail": "Failed",
+    "none": "Described, not tested",
+}
+_MARKS = {True: ("holds", "holds"), False: ("broken", "BROKEN"), None: ("soft", "not applicable")}
+_TRUST = {
+    "local": "Each client's own noise suffices, even if the server, the key authority and all other clients "
+    "work together against it.",
+    "distributed": "The noise of a sum is shared by the clients: the guarantee needs the stated number of "
+    "honest ones, and a key authority that does not collude with the server.",
+}
+_ILLUSTRATIONS = ("nearness", "nearest-neighbour ratio")
+
+
+def audit_page(audit: Mapping[str, Any], statement: Mapping[str, Any]) -> str:
+    """HTML of one audit.
+
+    Args:
+        audit: what audit.json holds. statement: what the run's privacy.json holds.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"short": _short, "percent": _percent}
+    attacks = {
+        f"{kind}: {name}": found
+        for kind, group in (("model", audit["membership"]), ("synthetic", audit["synthetic"]))
+        for name, found in group.items()
+        if name not in _ILLUSTRATIONS
+    }
+    epsilon, delta = float(audit["epsilon_of_the_run"]), float(audit["delta"])
+    ceiling = None if math.isinf(epsilon) else lambda fpr: tpr_ceiling(epsilon, delta, fpr)
+    strongest = _strongest(attacks)
+    lower = audit["epsilon_lower_bound"]
+    return environment.get_template("audit.html").render(
+        audit=audit,
+        statement=statement,
+        style=Markup((_TEMPLATES / "house.css").read_text("utf-8")),
+        title=f"{statement['population']['name']}, {statement['clients']} clients, epsilon {_short(epsilon)}",
+        words=_WORDS,
+        marks=_MARKS,
+        trust=_TRUST,
+        illustrations=_ILLUSTRATIONS,
+        claim=_short(audit["epsilon_claimed"]),
+        factor=_short(math.exp(min(700.0, float(audit["epsilon_claimed"])))),
+        delta=_short(delta),
+        headline=_headline(strongest, audit["verdict"] == "fail"),
+        sandwich=Markup(draw_sandwich(audit["epsilon_claimed"], lower, audit["epsilon_provable_at_most"])),
+        below=_below(audit),
+        curves=Markup(draw_curves({name: found["curve"] for name, found in attacks.items()}, ceiling)),
+        curve_says=_curve_says(attacks),
+        fprs=[row["fpr"] for row in next(iter(attacks.values()))["caught"]],
+        priors=_priors(strongest),
+        command=_command(audit),
+    )
+
+
+def _strongest(attacks: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
+    """The attack that catches most at 1 % false alarms, or at another rate where that cannot be told."""
+    for fpr in (0.01, 0.1, 0.001):
+        rows = [
+            (name, row)
+            for name, found in attacks.items()
+            for row in found["caught"]
+            if row["fpr"] == fpr and row["rate"] is not None
+        ]
+        if rows:
+            return max(rows, key=lambda pair: pair[1]["rate"]["value"])
+    return None
+
+
+def _headline(strongest: tuple[str, Mapping[str, Any]] | None, failed: bool) -> str:
+    if strongest is None:
+        return ""
+    _, row = strongest
+    rate, interval = row["rate"], row["rate"]["interval"]
+    bound = f"no attack can catch more than {_percent(row['at_most'])} of members"
+    if failed:
+        bound = f"no attack could catch more than {_percent(row['at_most'])} of members if the guarantee held"
+    if row["at_most"] >= 1:
+        bound = "nothing limits what an attack may catch"
+    return (
+        f"At {_percent(row['fpr'])} false alarms {bound}; ours caught {_percent(rate['value'])} "
+        f"[{_percent(interval['low'])} to {_percent(interval['high'])}]."
+    )
+
+
+def _below(audit: Mapping[str, Any]) -> str:
+    if audit["canaries"] is None:
+        return "nothing was tested; a fresh run with canaries would show a lower bound."
+    least = f"with 95 % confidence at least {_short(audit['epsilon_lower_bound'])}"
+    if audit["epsilon_lower_bound"] > audit["epsilon_claimed"]:
+        return f"{least}, which is above the claim."
+    return (
+        f"{least}. The gap between the two holds what better attacks might find, and what only mathematics "
+        "accounts for."
+    )
+
+
+def _curve_says(attacks: Mapping[str, Any]) -> str:
+    name, found = max(attacks.items(), key=lambda pair: pair[1]["area"])
+    low, high = found["area_interval"]["low"], found["area_interval"]["high"]
+    if low <= 0.5 <= high:
+        return "No attack of this audit is told from guessing by its area."
+    return f"The largest area is that of {name}: {found['area']:.3f} ({low:.3f} to {high:.3f})."
+
+
+def _priors(strongest: tuple[str, Mapping[str, Any]] | None) -> dict[str, Any] | None:
+    if strongest is None:
+        return None
+    name, row = strongest
+    rows = [(float(prior), value) for prior, value in row["precision"].items()]
+    return {"attack": name, "fpr": row["fpr"], "rows": rows}
+
+
+def _command(audit: Mapping[str, Any]) -> str:
+    request = audit["request"]
+    words = ["mosaic-secure", "audit", audit["run"]]
+    if request["claim"] is not None:
+        words += ["--claim", _short(request["claim"])]
+    if request["retrain"]:
+        words += ["--retrain", "--canaries", str(request["canaries"])]
+    return shlex.join([*words, "--seed", str(request["seed"])])
+
+
+def _short(value: float | str) -> str:
+    return str(value) if isinstance(value, str) else f"{value:.3g}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.3g} %"

@@ -1,0 +1,190 @@
+"""The page of an audit: what it says, that it needs nothing else, and how it lies in a real browser."""
+
+from __future__ import annotations
+
+import copy
+import html.parser
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mosaic_secure.report.audit_page import audit_page
+from mosaic_secure.report.drawings import draw_curves, draw_sandwich
+
+from ..tiny import command, tiny_train
+
+BROWSER = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))),
+    None,
+)
+TESTED = {
+    "canaries": {"canaries": 500, "made": 400, "correct": 231},
+    "epsilon_lower_bound": 0.27,
+    "epsilon_provable_at_most": 4.75,
+    "p_values": {"canaries in the prototype sums": 1.0},
+    "verdict": "pass",
+    "sentence": "The claim of epsilon 4 was tested, and stands.",
+}
+REFUTED = {**TESTED, "verdict": "fail", "epsilon_lower_bound": 4.75, "sentence": "The claim is refuted."}
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
+    """audit.json and privacy.json of a tiny run."""
+    place = tmp_path_factory.mktemp("page")
+    assert tiny_train(place, "--epsilon", "4").status == 0
+    outcome = command("audit", place / "run", "--json")
+    assert outcome.status == 0, outcome.err
+    report = Path(outcome.json["report"])
+    audit = json.loads((report.parent / "audit.json").read_text())
+    assert report.read_text() == audit_page(audit, json.loads((place / "run" / "privacy.json").read_text()))
+    return audit, json.loads((place / "run" / "privacy.json").read_text())
+
+
+def page(content: tuple[dict[str, Any], dict[str, Any]], **changes: Any) -> str:
+    audit, statement = copy.deepcopy(content)
+    return audit_page({**audit, **changes}, statement)
+
+
+class Reader(html.parser.HTMLParser):
+    """Text, headings, and whatever a browser would fetch or run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text: list[str] = []
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.fetched: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+        self.fetched += [
+            f"{tag} {name}" for name, _ in attributes if name in ("src", "href", "srcset", "onload")
+        ]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"</{tag}> closes something else"
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text.append(data)
+
+
+def read(text: str) -> Reader:
+    reader = Reader()
+    reader.feed(text)
+    assert not reader.open
+    return reader
+
+
+def words(reader: Reader) -> str:
+    return re.sub(r"\s+", " ", " ".join(reader.text))
+
+
+@pytest.mark.parametrize("changes", [{}, TESTED, REFUTED], ids=["described", "stands", "refuted"])
+def test_the_page_is_whole_and_needs_nothing_else(content, changes: dict[str, Any]):
+    reader = read(page(content, **changes))
+    assert not reader.fetched and "script" not in reader.tags and "link" not in reader.tags
+    assert "url(" not in page(content, **changes) and "@import" not in page(content, **changes)
+    assert reader.tags.count("h1") == 1 and reader.tags.count("svg") == 2
+
+
+def test_it_says_what_an_officer_must_know(content):
+    said = words(read(page(content)))
+    for phrase in (
+        "Described, not tested",
+        "no attack can catch more than",
+        "one record of one client; add or remove one record",
+        "A person with several records at one client has a weaker guarantee",
+        "describes, and is no verdict",
+        "an illustration: passing it proves nothing",
+        "too few others to tell",
+        "Singling out",
+        "Linkability",
+        "Inference",
+        "Not tested",
+        "LiRA and RMIA with shadow models",
+        "mosaic-secure audit",
+    ):
+        assert phrase in said, phrase
+    audit, statement = content
+    assert statement["guarantee"] in said and audit["config_hash"] in said
+    for mechanism in statement["mechanisms"]:
+        assert mechanism["name"] in said
+
+
+def test_a_tested_claim_is_told_with_what_the_test_could_show(content):
+    said = words(read(page(content, **TESTED)))
+    assert "Tested, and the claim stands" in said and "said of 400 canaries" in said
+    assert "these canaries show at most: 4.75" in said and "shown at least: 0.27" in said
+
+
+def test_a_refuted_claim_promises_nothing(content):
+    said = words(read(page(content, **REFUTED)))
+    assert "Failed" in said and "which is above the claim" in said
+    assert "if the guarantee held" in said and "no attack can catch" not in said
+
+
+def test_what_a_run_is_called_cannot_become_markup(content):
+    text = page(content, run="<script>alert(1)</script>")
+    assert "<script>" not in text and "&lt;script&gt;" in text
+
+
+def test_without_a_guarantee_no_ceiling_is_drawn(content):
+    text = page(content, epsilon_of_the_run="inf", epsilon_claimed=4.0)
+    assert "ceiling of the guarantee" not in text
+    assert "epsilon inf" in words(read(text))
+
+
+def test_drawings_keep_within_their_frame():
+    curves = {f"attack {n}": [(0.0, 0.0), (1e-9, 0.2), (0.5, 1.0), (1.0, 1.0)] for n in range(5)}
+    for drawing in (
+        draw_curves(curves, lambda fpr: min(1.0, 5 * fpr)),
+        draw_sandwich(4, 9, 2),
+        draw_sandwich(1, None, None),
+    ):
+        wide, high = map(float, re.search(r'viewBox="0 0 (\S+) (\S+)"', drawing).groups())
+        points = [
+            tuple(map(float, p.split(",")))
+            for line in re.findall(r'points="([^"]+)"', drawing)
+            for p in line.split()
+        ]
+        assert points and all(0 <= x <= wide and 0 <= y <= high for x, y in points)
+        assert "<title>" in drawing and "<desc>" in drawing
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+@pytest.mark.parametrize("width", [360, 1280])
+def test_a_real_browser_shows_it_without_overflow_or_error(content, tmp_path: Path, width: int):
+    """A line is added that asks the browser itself, and writes the answer where it can be read."""
+    ask = """<pre id="answer"></pre><script>
+        const page = document.documentElement, fetched = performance.getEntriesByType("resource").length;
+        document.getElementById("answer").textContent =
+            `wide ${page.scrollWidth} of ${page.clientWidth} fetched ${fetched}`;
+        </script></body>"""
+    place = tmp_path / "page.html"
+    place.write_text(page(content, **TESTED).replace("</body>", ask), encoding="utf-8")
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--window-size={width},900",
+        "--enable-logging=stderr",
+    ]
+    shown = subprocess.run(
+        [BROWSER, *options, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", place.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    wide, room, fetched = map(int, re.search(r"wide (\d+) of (\d+) fetched (\d+)", shown.stdout).groups())
+    assert wide <= room and fetched == 0
+    assert "CONSOLE" not in shown.stderr
