@@ -152,17 +152,20 @@ def gaussian_mu(epsilon: float, delta: float) -> float:
 
 
 def chance_of_guesses(guesses: Guesses, allowed: TradeOff) -> float:
-    """The largest probability, under a guarantee, of at least so many correct guesses: a p-value against it.
+    """The most likely that a guarantee lets so many correct guesses, or more, be: a p-value against it.
+
+    For (epsilon, delta) both bounds hold, and the smaller one is taken.
 
     Args:
         guesses: `made` must have been fixed beforehand; otherwise the bound does not hold.
         allowed: the guarantee.
     """
-    if isinstance(allowed, ApproximateDP):
-        return _steinke(guesses, allowed.epsilon, allowed.delta)
     if guesses.correct == 0:
         return 1.0
-    return _last(lambda chance: not _contradicts(guesses, allowed, chance), 0.0, 1.0)
+    chance = _last(lambda chance: not _contradicts(guesses, allowed, chance), 0.0, 1.0)
+    if isinstance(allowed, ApproximateDP):
+        chance = min(chance, _steinke(guesses, allowed.epsilon, allowed.delta))
+    return chance
 
 
 def epsilon_lower_bound(
@@ -195,8 +198,9 @@ def epsilon_lower_bound(
         allowed: TradeOff = ApproximateDP(epsilon, delta)
         if family == "gaussian":
             allowed = GaussianDP(gaussian_mu(epsilon, delta))
-            return guesses.correct > 0 and _contradicts(guesses, allowed, 1 - confidence)
-        return chance_of_guesses(guesses, allowed) <= 1 - confidence
+        if guesses.correct > 0 and _contradicts(guesses, allowed, 1 - confidence):
+            return True
+        return family == "approximate" and _steinke(guesses, epsilon, delta) <= 1 - confidence
 
     if not refuted(0.0):
         return 0.0

@@ -34,7 +34,10 @@ def audit(
     canaries: Annotated[
         int, typer.Option(metavar="NUMBER", help="How many canaries --retrain plants.")
     ] = 500,
-    seed: Annotated[int, typer.Option(metavar="NUMBER", help="Seed of all that the audit draws.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(metavar="NUMBER", help="Seed of all that the audit draws.", show_default="drawn anew"),
+    ] = None,
     data_root: options.DataRoot = None,
     json: options.Json = False,
 ) -> None:
@@ -85,7 +88,7 @@ def _show(found: Audit, report: Path) -> None:
     if made is not None:
         counts = made.guesses
         said = f"{counts.correct} of {counts.made} guesses about {counts.canaries} canaries were right"
-        print(f"{said}: epsilon is at least {made.lower_bound:.3g} at 95 % confidence")
+        print(f"{said}: epsilon is at least {made.lower_bound:.3g} at {100 * made.confidence:g} % confidence")
         print(f"(so many canaries can prove {found.provable:.3g} at most)")
     print(f"not tested: {'; '.join(found.not_tested)}")
     print(f"report: {report}")

@@ -67,7 +67,7 @@ def true_probability(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return special.expit(logit_confidence(logits, labels))
 
 
-def lira_online(signals: Signals, *, shared_spread: bool = False) -> np.ndarray:
+def lira_online(signals: Signals, *, shared_spread: bool = False, median: bool = False) -> np.ndarray:
     """Likelihood ratio of "trained on it" to "not trained on it", float64 [N], logarithm, mean over views.
 
     Carlini et al. (arXiv 2112.03570), algorithm 1: for each record and view a Gaussian is fitted to the
@@ -75,26 +75,27 @@ def lira_online(signals: Signals, *, shared_spread: bool = False) -> np.ndarray:
 
     Args:
         signals: logit confidences; each record is inside and outside of at least two shadow models each.
-        shared_spread: one standard deviation for all records, about their own means; better with few shadow
+        shared_spread: one standard deviation for all records, about their own centres; better with few shadow
             models (section VI-B there).
+        median: centre the Gaussians at medians, as the paper's own code does, not at means.
 
     Raises:
         ValueError: too few shadow models for a record.
     """
-    inside = _spread(signals, signals.inside, "inside", shared_spread)
-    outside = _spread(signals, ~signals.inside, "outside", shared_spread)
+    inside = _spread(signals, signals.inside, "inside", shared_spread, median)
+    outside = _spread(signals, ~signals.inside, "outside", shared_spread, median)
     ratio = _log_density(signals.target, *inside) - _log_density(signals.target, *outside)
     return ratio.mean(axis=1)
 
 
-def lira_offline(signals: Signals, *, shared_spread: bool = False) -> np.ndarray:
+def lira_offline(signals: Signals, *, shared_spread: bool = False, median: bool = False) -> np.ndarray:
     """How unusual the target is among models that did not see the record: log of the probability of less.
 
     Carlini et al. (arXiv 2112.03570), section V-E: no shadow model need be trained on the records.
 
     Args, returns, raises: as of `lira_online`; only models outside are used.
     """
-    means, spread = _spread(signals, ~signals.inside, "outside", shared_spread)
+    means, spread = _spread(signals, ~signals.inside, "outside", shared_spread, median)
     return special.log_ndtr((signals.target - means) / spread).mean(axis=1)
 
 
@@ -164,15 +165,19 @@ def _mean(signals: Signals, chosen: np.ndarray, where: str, fewest: int = 1) -> 
     return np.einsum("sn,snv->nv", chosen.astype(np.float64), signals.shadows) / counts[:, None]
 
 
-def _spread(signals: Signals, chosen: np.ndarray, where: str, shared: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Mean, [N, V], and standard deviation, [N, V] or [1, V], over the chosen shadow models."""
-    means = _mean(signals, chosen, where, fewest=2)
+def _spread(
+    signals: Signals, chosen: np.ndarray, where: str, shared: bool, median: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Centre, [N, V], and standard deviation, [N, V] or [1, V], over the chosen shadow models."""
+    centres = means = _mean(signals, chosen, where, fewest=2)
     squares = np.where(chosen[..., None], (signals.shadows - means) ** 2, 0.0).sum(axis=0)
     freedom = chosen.sum(axis=0) - 1
+    if median:
+        centres = np.nanmedian(np.where(chosen[..., None], signals.shadows, np.nan), axis=0)
     if shared:
         squares, freedom = squares.sum(axis=0, keepdims=True), freedom.sum(keepdims=True)
     variance = squares / freedom[:, None]
-    return means, np.maximum(np.sqrt(variance), SMALLEST_SPREAD)
+    return centres, np.maximum(np.sqrt(variance), SMALLEST_SPREAD)
 
 
 def _log_density(values: np.ndarray, means: np.ndarray, spread: np.ndarray) -> np.ndarray:

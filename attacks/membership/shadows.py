@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Recipe", "ShadowModels", "random_halves", "train_shadows"]
 
-MOST_NUMBERS = 2**25
-"""Gradient numbers of one step that are in memory at once."""
+MOST_NUMBERS = 2**22
+"""Gradient numbers of one step in memory at once, on a processor: more than its cache holds is slower."""
+ON_A_GPU = 32
+"""How many times as many there."""
 
 Progress = Callable[[int, int], None]
 
@@ -150,7 +152,7 @@ def train_shadows(
             f"inside {inside.shape}: must be [S, N] for {len(images)} images and {len(labels)} labels"
         )
     model = build(seed).eval()
-    groups = list(_groups(len(inside), _models_at_once(model, inside, recipe)))
+    groups = list(_groups(len(inside), _models_at_once(model, inside, recipe, images.is_cuda)))
     whole = recipe.steps * len(groups)
     job_id = _digest(model, images, labels, inside, recipe, seed) if keep else ""
     found: list[dict[str, Tensor]] = []
@@ -255,12 +257,12 @@ class _Job:
         return {name: torch.tensordot(factors, row, dims=1) for name, row in rows.items()}
 
 
-def _models_at_once(model: nn.Module, inside: np.ndarray, recipe: Recipe) -> int:
-    """How many models' gradients fit in memory together."""
+def _models_at_once(model: nn.Module, inside: np.ndarray, recipe: Recipe, on_gpu: bool) -> int:
+    """How many models are trained together."""
     size = sum(parameter.numel() for parameter in model.parameters())
     batch = recipe.sample_rate * float(inside.sum(axis=1).max(initial=1))
     rows = 1.0 if recipe.clip is None else batch + 4 * math.sqrt(batch) + 1
-    return max(1, int(MOST_NUMBERS / (size * rows)))
+    return max(1, int(MOST_NUMBERS * (ON_A_GPU if on_gpu else 1) / (size * rows)))
 
 
 def _groups(models: int, size: int) -> Iterator[range]:

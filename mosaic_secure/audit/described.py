@@ -15,9 +15,9 @@ from attacks.membership.scores import logit_confidence
 from attacks.summary import Summary, summarise
 from attacks.synthetic.density import density_ratio
 from attacks.synthetic.distances import nearest_ratio, nearness
-from mosaic_secure.errors import UserError
+from mosaic_secure.runs.artefacts import INDEX
 from mosaic_secure.runs.predictor import Predictor, load
-from mosaic_secure.runs.synthesis import draw
+from mosaic_secure.runs.synthesis import GENERATORS, SAMPLER, draw
 
 if TYPE_CHECKING:
     from mosaic_secure.audit.records import JudgedRecords
@@ -39,7 +39,7 @@ def describe_model(run: RunDirectory, records: JudgedRecords, epsilon: float, de
         epsilon, delta: the run's guarantee.
 
     Raises:
-        UserError: the run has no global model.
+        UserError: the run has no global model, or it is damaged.
     """
     logits = _logits(load(run), records.images)
     scores = logit_confidence(logits[:, None, :], records.labels)[:, 0]
@@ -54,10 +54,9 @@ def describe_synthetic(
     "density ratio" is the attack. "nearness" and "nearest-neighbour ratio" are what is often shown in its
     place: passing them proves nothing.
     """
-    try:
-        made = draw(run.path, SYNTHETIC, seed).images
-    except UserError:
+    if not any(run.has(f"{folder}/{INDEX}") for folder in (SAMPLER, GENERATORS)):
         return {}
+    made = draw(run.path, SYNTHETIC, seed).images
     flat = [part.reshape(len(part), -1) for part in (records.images, records.population)]
     synthetic = made.reshape(len(made), -1).astype(np.float64) / 255
     attacks: dict[str, Callable[[], np.ndarray]] = {

@@ -1,9 +1,10 @@
 """Canaries inside DP-SGD: gradients of their own, which an auditor who sees every step looks for.
 
-A canary is a record whose gradient points in one random direction, at the clipping norm, whatever the
-weights are. The auditor knows the directions and sees every noisy gradient, as the guarantee of DP-SGD
-assumes that an adversary does; so the bound tells how sharp the accounting is, and whether clipping, sampling
-and noise are what they are said to be. It does not tell what the final model alone gives away.
+A canary is a record whose gradient points in one random direction, far beyond the clipping norm, whatever
+the weights are: it counts as one record only if it is clipped. The auditor knows the directions and sees
+every noisy gradient, as the guarantee of DP-SGD assumes that an adversary does; so the bound tells how sharp
+the accounting is, and whether clipping, sampling and noise are what they are said to be. It does not tell
+what the final model alone gives away.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from privacy.randomness import NoiseSource
 
 __all__ = ["GradientCanaries", "train_with_canaries"]
+
+BEYOND = 10.0
+"""Length of a canary's gradient in clipping norms."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ def train_with_canaries(
     """Train `model` privately, in place, with canaries among the records.
 
     Args:
-        records, per_record_loss: as of `train_private`; what is not a canary.
+        records, per_record_loss: as of `train_private`; what is not a canary, one at least.
         plan: must be of SGD without averaging of iterates, since gradients are read off the steps.
         count: m >= 1, at most a tenth of the model's trainable numbers, so that directions stay apart.
         rng: of directions and coins; never the noise's.
@@ -64,6 +68,8 @@ def train_with_canaries(
     parameters = [value for value in model.parameters() if value.requires_grad]
     names = [name for name, value in model.named_parameters() if value.requires_grad]
     size = sum(value.numel() for value in parameters)
+    if not len(records[0]):
+        raise PrivacyError("records: there must be one at least")
     if plan.optimizer != "sgd" or plan.ema_decay:
         raise PrivacyError(
             "plan: canaries need SGD without averaging; steps of another kind hide the gradient"
@@ -76,9 +82,9 @@ def train_with_canaries(
     directions /= directions.norm(dim=1, keepdim=True)
     included = rng.random(count) < 0.5
     numbers = torch.from_numpy(np.flatnonzero(included))
-    # Slot 0 is for records; a canary is a blank record with the number of its direction, from 1 on.
-    table = torch.cat([torch.zeros(1, size), plan.max_grad_norm * directions])
-    blank = tuple(torch.zeros((len(numbers), *part.shape[1:]), dtype=part.dtype) for part in records)
+    # Slot 0 is for records; a canary is a copy of one, for its shape, with a direction's number from 1 on.
+    table = torch.cat([torch.zeros(1, size), BEYOND * plan.max_grad_norm * directions])
+    blank = tuple(part[:1].expand(len(numbers), *part.shape[1:]) for part in records)
     mixed = tuple(torch.cat([part, more]) for part, more in zip(records, blank, strict=True))
     slots = torch.cat([torch.zeros(len(records[0]), dtype=torch.int64), numbers + 1])
 

@@ -7,15 +7,22 @@ sum, of every round. The classifiers and generators of the clients are not looke
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from attacks.onerun import ApproximateDP, Guesses, chance_of_guesses, epsilon_lower_bound, guess
-from mosaic_secure.audit.sum_canaries import Measurement, SumCanaries, evidence, measure
+from attacks.onerun import (
+    ApproximateDP,
+    GaussianDP,
+    Guesses,
+    chance_of_guesses,
+    epsilon_lower_bound,
+    guess,
+)
+from mosaic_secure.audit.sum_canaries import Evidence, SumCanaries, measure
 from mosaic_secure.client.session import ClientHome, plant_canaries
 from mosaic_secure.data import load_client
 from mosaic_secure.engine.local import RunResult, train
@@ -32,6 +39,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Rehearsal", "rehearse"]
 
+SURER = 8
+"""One canary in so many is guessed in, and as many out, against the planned noise; fixed here, beforehand."""
+
 
 @dataclass(frozen=True)
 class Rehearsal:
@@ -39,9 +49,11 @@ class Rehearsal:
 
     Attributes:
         result: of the run itself.
-        guesses: made and right.
+        guesses: made and right, against the claim.
         claim: the epsilon that was tested. delta: of the claim.
         chance: the largest probability of so many right guesses if the claim holds.
+        noise_guesses: made and right, fewer and surer ones, against the noise that the plan promises in the
+            sums. noise_chance: of those, if the noise is there; None for a run without noise.
         lower_bound: the largest epsilon that the guesses speak against at the confidence asked for.
         confidence: of the lower bound.
         rounds: how many decrypted sums were looked at.
@@ -52,6 +64,8 @@ class Rehearsal:
     claim: float
     delta: float
     chance: float
+    noise_guesses: Guesses
+    noise_chance: float | None
     lower_bound: float
     confidence: float
     rounds: int
@@ -86,14 +100,18 @@ def rehearse(
     """
     if config.method != "mosaic" or not config.prototypes.enabled:
         raise UserError("prototypes: the run has none, and these canaries are for their sums")
+    if config.engine.name != "inprocess":
+        raise UserError(f"engine.name = {config.engine.name!r}: what is watched runs in engine 'inprocess'")
     if not 1 <= each_side <= canaries // 2:
         raise UserError(
             f"guesses: {each_side} on each side; must be from 1 to {canaries // 2}, half of the canaries"
         )
     witness = _Witness(canaries, np.random.default_rng(seed))
     result = train(config, out=out, ledger_dir=ledger_dir, progress=progress, witness=witness)
-    measurements = list(witness.measurements())
-    guesses = guess(evidence(measurements), witness.placed.included, each_side)
+    seen = witness.measured()
+    scores, included = seen.evidence(), witness.placed.included
+    guesses, surer = (guess(scores, included, side) for side in (each_side, max(1, canaries // SURER)))
+    noise = None if math.isinf(seen.mu) else chance_of_guesses(surer, GaussianDP(seen.mu))
     delta = config.privacy.delta
     return Rehearsal(
         result=result,
@@ -101,9 +119,11 @@ def rehearse(
         claim=claim,
         delta=delta,
         chance=chance_of_guesses(guesses, ApproximateDP(claim, delta)),
+        noise_guesses=surer,
+        noise_chance=noise,
         lower_bound=epsilon_lower_bound(guesses, delta, confidence),
         confidence=confidence,
-        rounds=len(measurements),
+        rounds=seen.rounds,
     )
 
 
@@ -159,8 +179,9 @@ class _Witness:
         if reply.code == "ok":
             self._sums[self._deciding] = (reply.values["sum"], reply.contributors)
 
-    def measurements(self) -> Iterator[Measurement]:
-        """One for each round of the prototypes whose sum came."""
+    def measured(self) -> Evidence:
+        """All rounds of the prototypes whose sum came, together."""
+        evidence = Evidence(self.count)
         codes, labels = self._known_records()
         for wanted in self.plan.rounds:
             if wanted.release not in PROTOTYPE_ROUNDS or wanted.round_id not in self._sums:
@@ -168,7 +189,7 @@ class _Witness:
             total, contributors = self._sums[wanted.round_id]
             broadcast = self._asked[wanted.round_id]
             known = _without_noise(wanted, _as_released(wanted, codes, broadcast), labels, broadcast)
-            yield measure(
+            found = measure(
                 wanted.mechanism,
                 total,
                 known,
@@ -177,6 +198,8 @@ class _Witness:
                 broadcast.get("weights"),
                 len(contributors),
             )
+            evidence.add(found, _mu(wanted, len(contributors)))
+        return evidence
 
     def _known_records(self) -> tuple[np.ndarray, np.ndarray]:
         """Codes and labels of all clients' records: the auditor knows them, as the worst adversary does."""
@@ -186,6 +209,14 @@ class _Witness:
         parts = [load_client(config, index, config.data.root) for index in range(config.clients.count)]
         codes = [encode(encoder, part.images) for part in parts]
         return np.concatenate(codes), np.concatenate([part.labels for part in parts])
+
+
+def _mu(wanted: EncryptedRound, contributors: int) -> float:
+    """What one record may change in the sum, in standard deviations of the noise that the plan promises."""
+    mechanism = wanted.mechanism
+    if mechanism.noise_multiplier == 0:
+        return math.inf
+    return math.sqrt(mechanism.honest / contributors) / mechanism.noise_multiplier
 
 
 def _as_released(wanted: EncryptedRound, codes: np.ndarray, broadcast: dict[str, np.ndarray]) -> np.ndarray:

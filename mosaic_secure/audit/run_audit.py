@@ -2,43 +2,50 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
+import os
 import secrets
+import shutil
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attacks.onerun import Guesses, epsilon_lower_bound
+from attacks.onerun import ApproximateDP, Guesses, chance_of_guesses, epsilon_lower_bound
 from mosaic_secure import __version__
 from mosaic_secure.audit.records import public_records, run_config
 from mosaic_secure.audit.server_view import Check, check_server_view
 from mosaic_secure.audit.verdict import FAMILY_WISE_ERROR, Verdict, decide
+from mosaic_secure.config import RunConfig
 from mosaic_secure.errors import UserError
 from mosaic_secure.progress import Progress, ProgressCallback
 from mosaic_secure.report.audit_page import audit_page
 from mosaic_secure.runs import manifest
 from mosaic_secure.runs.directory import RunDirectory
 from mosaic_secure.runs.encoding import json_document, jsonable
-from privacy.storage import make_private_directory, write_durably
+from privacy.storage import make_private_directory, sync_directory, write_durably
 
 if TYPE_CHECKING:
     from attacks.summary import Summary
     from mosaic_secure.audit.rehearsal import Rehearsal
-    from mosaic_secure.config import RunConfig
 
 __all__ = ["REPORT", "Audit", "AuditRequest", "audit"]
 
 REPORT = "report.html"
 SUMS = "canaries in the prototype sums"
-CONFIDENCE = 0.95
+NOISE = "canaries against the planned noise of the sums"
+CONFIDENCE = 1 - FAMILY_WISE_ERROR
+MOST_CANARIES = 5000
 GUESSED = 0.8  # of the canaries, half of them as in and half as out; fixed here, before any result
 NOT_TESTED = (
     "LiRA and RMIA with shadow models, on the global model and on single clients' classifiers",
     "shadow generators for the synthetic records",
     "model inversion",
-    "canaries in the classifiers, the generators, the synthetic records and the final model",
+    "canaries in the class counts, the sums of images, the classifiers, the generators, the synthetic "
+    "records and the final model",
     "attempts to decrypt with what the server holds",
 )
 
@@ -51,14 +58,14 @@ class AuditRequest:
         claim: the epsilon to test; None takes the run's.
         retrain: make a fresh run with canaries.
         canaries: how many, >= 10.
-        seed: of everything that an audit draws.
+        seed: of everything that an audit draws, >= 0; None draws one, which nobody can know before.
         data_root: where the data lie; None takes the run's place.
     """
 
     claim: float | None = None
     retrain: bool = False
     canaries: int = 500
-    seed: int = 0
+    seed: int | None = None
     data_root: str | None = None
 
 
@@ -116,6 +123,8 @@ class Audit:
                 "family_wise_error": FAMILY_WISE_ERROR,
                 "p_values": dict(self.verdict.adjusted),
                 "canaries": None if made is None else asdict(made.guesses),
+                "canaries_against_noise": None if made is None else asdict(made.noise_guesses),
+                "sums_seen": None if made is None else made.rounds,
                 "checks": [asdict(check) for check in self.checks],
                 "membership": {name: found.to_dict() for name, found in self.membership.items()},
                 "synthetic": {name: found.to_dict() for name, found in self.synthetic.items()},
@@ -140,9 +149,10 @@ def audit(path: str | Path, request: AuditRequest, progress: ProgressCallback | 
     statement = run.read_json("privacy.json")
     epsilon, delta = float(statement["epsilon"]), float(statement["delta"])
     claim = _claim(request, epsilon)
-    _check(request, config)
-    folder = _new_folder(run.path)
-    try:
+    if request.seed is None:
+        request = replace(request, seed=secrets.randbits(32))
+    _check(request, config, claim, delta)
+    with _working_folder(run.path) as folder:
         tell(Progress("what the server saw", 0, 1))
         checks = check_server_view(run, tuple(p for p in run.path.resolve().parent.iterdir() if p.is_dir()))
         tell(Progress("what the server saw", 1, 1))
@@ -152,10 +162,18 @@ def audit(path: str | Path, request: AuditRequest, progress: ProgressCallback | 
         tell(Progress("membership", 1, 2, note="synthetic records"))
         synthetic = describe_synthetic(run, records, epsilon, delta, seed=request.seed)
         tell(Progress("membership", 2, 2))
-        rehearsal = _rehearse(config, request, claim, folder, progress) if request.retrain else None
-        p_values = {} if rehearsal is None else {SUMS: rehearsal.chance}
+        rehearsal = _rehearse(config, request, claim, folder.path, progress) if request.retrain else None
+        p_values, not_tested = {}, NOT_TESTED
+        if rehearsal is not None and _can_refute(request.canaries, claim, delta):
+            p_values[SUMS] = rehearsal.chance
+        elif rehearsal is not None:
+            not_tested += (
+                f"epsilon {claim:.4g} itself: so many canaries cannot refute it, all guesses right",
+            )
+        if rehearsal is not None and rehearsal.noise_chance is not None:
+            p_values[NOISE] = rehearsal.noise_chance
         found = Audit(
-            path=folder,
+            path=folder.final,
             run=str(path),
             claim=claim,
             epsilon=epsilon,
@@ -165,19 +183,19 @@ def audit(path: str | Path, request: AuditRequest, progress: ProgressCallback | 
             membership=membership,
             synthetic=synthetic,
             rehearsal=rehearsal,
-            provable=None if rehearsal is None else _provable(request, delta),
-            not_tested=NOT_TESTED,
+            provable=epsilon_lower_bound(_all_right(request.canaries), delta, CONFIDENCE)
+            if rehearsal
+            else None,
+            not_tested=not_tested,
             request=request,
             run_manifest=run.manifest,
             when=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         )
         record = found.to_dict()
-        write_durably(folder / "audit.json", json_document(record))
-        write_durably(folder / REPORT, audit_page(record, statement).encode())
-        manifest.write(folder, {"sealed": True, "run_id": run.run_id, "request": asdict(request)})
-    except BaseException:
-        _leave(folder)
-        raise
+        write_durably(folder.path / "audit.json", json_document(record))
+        write_durably(folder.path / REPORT, audit_page(record, statement).encode())
+        manifest.write(folder.path, {"sealed": True, "run_id": run.run_id, "request": asdict(request)})
+        folder.keep()
     return found
 
 
@@ -189,52 +207,113 @@ def _claim(request: AuditRequest, epsilon: float) -> float:
     return claim
 
 
-def _check(request: AuditRequest, config: RunConfig) -> None:
-    if not 10 <= request.canaries <= 100_000:
-        raise UserError(f"--canaries {request.canaries}: must be from 10 to 100000")
+def _check(request: AuditRequest, config: RunConfig, claim: float, delta: float) -> None:
+    if not 10 <= request.canaries <= MOST_CANARIES:
+        raise UserError(f"--canaries {request.canaries}: must be from 10 to {MOST_CANARIES}")
+    if request.seed is None or request.seed < 0:
+        raise UserError(f"--seed {request.seed}: must be 0 or more")
     if not config.is_public:
         raise UserError(
             "this run's data are private: it must be audited where they are, which this version cannot do"
         )
     if request.retrain and (config.method != "mosaic" or not config.prototypes.enabled):
         raise UserError("--retrain: its canaries are for the prototypes, and this run has none")
+    if request.retrain and config.no_noise and not _can_refute(request.canaries, claim, delta):
+        raise UserError(
+            f"--canaries {request.canaries}: even if every guess were right, they could not refute epsilon "
+            f"{claim:.4g}; {_enough(claim, delta)}"
+        )
 
 
-def _new_folder(run: Path) -> Path:
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    folder = run / manifest.AUDITS / name
+class _WorkingFolder:
+    """Where an audit is made, before it has its name.
+
+    It is locked meanwhile, so that what a killed audit left can be told and removed by the next one.
+    """
+
+    def __init__(self, audits: Path) -> None:
+        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+        self.final, self.path = audits / name, audits / f".{name}"
+        make_private_directory(self.path)
+        self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    def keep(self) -> None:
+        """Give it its name."""
+        os.replace(self.path, self.final)
+        sync_directory(self.final.parent)
+
+    def close(self) -> None:
+        """Remove it, unless it was kept."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
+
+
+@contextmanager
+def _working_folder(run: Path) -> Iterator[_WorkingFolder]:
+    audits = run / manifest.AUDITS
     try:
-        make_private_directory(folder)
+        _remove_leftovers(audits)
+        folder = _WorkingFolder(audits)
     except OSError as error:
         raise UserError(f"cannot write in {run}: {error.strerror}") from error
-    return folder
+    try:
+        yield folder
+    finally:
+        folder.close()
+        if audits.is_dir() and not any(audits.iterdir()):
+            audits.rmdir()
 
 
-def _each_side(request: AuditRequest) -> int:
-    return max(1, int(GUESSED * request.canaries / 2))
+def _remove_leftovers(audits: Path) -> None:
+    for left in audits.glob(".*"):
+        lock = os.open(left, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left, ignore_errors=True)
+        except BlockingIOError:
+            pass  # another audit is at work
+        finally:
+            os.close(lock)
 
 
-def _provable(request: AuditRequest, delta: float) -> float:
-    every = 2 * _each_side(request)
-    return epsilon_lower_bound(Guesses(request.canaries, every, every), delta, CONFIDENCE)
+def _each_side(canaries: int) -> int:
+    return max(1, int(GUESSED * canaries / 2))
+
+
+def _all_right(canaries: int) -> Guesses:
+    return Guesses(canaries, 2 * _each_side(canaries), 2 * _each_side(canaries))
+
+
+def _can_refute(canaries: int, claim: float, delta: float) -> bool:
+    """Whether a claim could fail at all, if every guess were right and the other test said nothing."""
+    chance = chance_of_guesses(_all_right(canaries), ApproximateDP(claim, delta))
+    return chance <= FAMILY_WISE_ERROR / 2
+
+
+def _enough(claim: float, delta: float) -> str:
+    for canaries in (100, 200, 500, 1000, 2000, 3000, 4000, MOST_CANARIES):
+        if _can_refute(canaries, claim, delta):
+            return f"use --canaries {canaries}"
+    return "no number of canaries that is affordable here could; test a smaller --claim"
 
 
 def _rehearse(
     config: RunConfig, request: AuditRequest, claim: float, folder: Path, progress: ProgressCallback | None
 ) -> Rehearsal:
     """A fresh run of the same configuration, whose parties live beside it and are removed with it."""
-    import shutil
-
     from mosaic_secure.audit.rehearsal import rehearse
 
     place = folder / "rehearsal"
+    here = config.to_dict()
+    here["engine"] = {**here["engine"], "name": "inprocess", "device": "auto"}  # changes no result
     try:
         return rehearse(
-            config,
+            RunConfig.from_dict(here),
             out=place / "run",
             ledger_dir=place / "ledgers",
             canaries=request.canaries,
-            each_side=_each_side(request),
+            each_side=_each_side(request.canaries),
             claim=claim,
             seed=request.seed,
             confidence=CONFIDENCE,
@@ -242,12 +321,3 @@ def _rehearse(
         )
     finally:
         shutil.rmtree(place, ignore_errors=True)
-
-
-def _leave(folder: Path) -> None:
-    """Nothing of an audit that did not finish stays."""
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)
-    if folder.parent.is_dir() and not any(folder.parent.iterdir()):
-        folder.parent.rmdir()

@@ -1,7 +1,8 @@
 """What the server saw of a sealed run: its messages replayed against the trust map, the keys and the ledgers.
 
-These checks read what a run says of itself and what its clients and its key authority have signed. A server
-that forges its own log can pass those on its log; it cannot forge a signature.
+The message log is the server's own word. Ledger excerpts are signed by the clients; the keys that they are
+checked with stand in the excerpts themselves, so a check finds what was changed afterwards, and not a server
+that made up clients of its own. Whose keys they are, the roster of the federation says.
 """
 
 from __future__ import annotations
@@ -11,13 +12,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mosaic_secure.errors import UserError
-from mosaic_secure.protocol.log import walk
-
-if TYPE_CHECKING:
-    from mosaic_secure.runs.directory import RunDirectory
+from mosaic_secure.protocol.log import SCHEMA_VERSION, walk
+from mosaic_secure.runs.directory import RunDirectory
+from privacy.ledger_check import verify_excerpt
 
 __all__ = ["Check", "check_server_view"]
 
@@ -50,31 +50,42 @@ def check_server_view(run: RunDirectory, others: Sequence[Path] = ()) -> tuple[C
     """
     if not run.sealed:
         raise UserError(f"{run.path}: is not sealed; finish it with train --resume --out")
-    log = _Log(run.path / MESSAGES)
+    log = _Log(run.read_bytes(MESSAGES), str(run.path / MESSAGES))
+    rejected = _rejected(run)
     excerpts = run.read_json("ledgers.json")["excerpts"]
     fewest = int(run.read_json("privacy.json")["min_contributors"])
     return (
         _trust_map(run.path / MESSAGES),
-        _contributors(log, fewest),
+        _contributors(log, fewest, rejected),
         _decrypted_once(log),
         _one_key(log),
-        _fresh_key(log, run.path, others),
-        _in_the_ledger(log, excerpts),
+        _fresh_key(log, run, others),
+        _signed(excerpts, run.run_id),
+        _in_the_ledger(log, excerpts, rejected),
         _no_more_than_planned(excerpts),
     )
+
+
+def _rejected(run: RunDirectory) -> set[tuple[str, str]]:
+    """(round, client) of contributions that came and were left out of the sum."""
+    rows = (json.loads(line) for line in run.read_bytes("metrics.jsonl").splitlines())
+    return {(row["on"], row["of"]) for row in rows if row["metric"] == "left out"}
 
 
 class _Log:
     """The messages of a run by kind."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, data: bytes, where: str) -> None:
         try:
-            lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+            lines = [json.loads(line) for line in data.decode("utf-8").splitlines()]
+            versions = {line["schema_version"] for line in lines}
             self.lines = [line for line in lines if "message" in line]
             for line in self.lines:
                 line["fields"] = {field["name"]: field for field in line["fields"]}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: cannot be read as a message log") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{where}: cannot be read as a message log") from error
+        if not versions <= {SCHEMA_VERSION}:
+            raise UserError(f"{where}: is of another version of mosaic-secure; audit it with that one")
 
     def of(self, message: str) -> Iterator[Mapping[str, Any]]:
         return (line for line in self.lines if line["message"] == message)
@@ -88,11 +99,11 @@ def _trust_map(path: Path) -> Check:
     return Check("trust map", True, f"{said}; no field reached a role that must not see it")
 
 
-def _contributors(log: _Log, fewest: int) -> Check:
-    """How many distinct clients sent something to each sum that was decrypted."""
+def _contributors(log: _Log, fewest: int, rejected: set[tuple[str, str]]) -> Check:
+    """How many distinct clients contributed to each sum that was decrypted."""
     sent: dict[str, set[str]] = defaultdict(set)
     for reply in log.of("PrototypeReply"):
-        if reply["fields"]["contribution"]["bytes"]:
+        if reply["fields"]["contribution"]["bytes"] and (reply["stage"], reply["src"]) not in rejected:
             sent[reply["stage"]].add(reply["src"])
     decrypted = {reply["stage"] for reply in _sums(log)}
     if not decrypted:
@@ -130,15 +141,13 @@ def _one_key(log: _Log) -> Check:
     return Check("one key", True, "all clients encrypted under the one key that the authority gave")
 
 
-def _fresh_key(log: _Log, path: Path, others: Sequence[Path]) -> Check:
+def _fresh_key(log: _Log, run: RunDirectory, others: Sequence[Path]) -> Check:
     mine = {reply["fields"]["public_context"]["sha256"] for reply in log.of("AuthorityKey")}
     looked, shared = 0, []
     for other in others:
-        if other.resolve() == path.resolve() or not (other / MESSAGES).is_file():
-            continue
-        looked += 1
-        theirs = {r["fields"]["public_context"]["sha256"] for r in _Log(other / MESSAGES).of("AuthorityKey")}
-        if mine & theirs:
+        theirs = _keys_of(other, run.run_id)
+        looked += theirs is not None
+        if theirs is not None and mine & theirs:
             shared.append(other.name)
     if not mine or not looked:
         return Check("key of its own", None, "there is no other run to compare keys with")
@@ -147,22 +156,48 @@ def _fresh_key(log: _Log, path: Path, others: Sequence[Path]) -> Check:
     return Check("key of its own", True, f"none of {looked} other runs has this key")
 
 
-def _in_the_ledger(log: _Log, excerpts: Mapping[str, Any]) -> Check:
-    """Each contribution that reached the server against what its client's ledger has signed for."""
+def _keys_of(path: Path, run_id: str) -> set[str] | None:
+    """Public keys of another run; None for a copy of this one, and for what is no run that can be read."""
+    try:
+        other = RunDirectory.open(path)
+        if other.run_id == run_id:
+            return None
+        log = _Log((path / MESSAGES).read_bytes(), str(path))
+        return {reply["fields"]["public_context"]["sha256"] for reply in log.of("AuthorityKey")}
+    except (OSError, UserError, KeyError):
+        return None
+
+
+def _signed(excerpts: Mapping[str, Any], run_id: str) -> Check:
+    """Each excerpt against the signature of its owner, for this very run."""
+    for client, excerpt in sorted(excerpts.items()):
+        public = bytes.fromhex(str(excerpt.get("public", "")))
+        if not verify_excerpt(excerpt, public):
+            return Check("signed ledgers", False, f"the excerpt of {client} is not what its owner has signed")
+        if (excerpt["run_id"], excerpt["party"]) != (run_id, client):
+            return Check("signed ledgers", False, f"the excerpt of {client} is of another run or client")
+    anchored = sum(bool(excerpt["rollback_detected"]) for excerpt in excerpts.values())
+    said = f"{len(excerpts)} excerpts carry their owners' signatures; the key authority anchors {anchored}"
+    return Check("signed ledgers", True, said)
+
+
+def _in_the_ledger(log: _Log, excerpts: Mapping[str, Any], rejected: set[tuple[str, str]]) -> Check:
+    """Each contribution that entered a sum against what its client's ledger has signed for."""
     entered = {
         client: {release["sha256"] for release in excerpt["releases"]} for client, excerpt in excerpts.items()
     }
     seen = missing = 0
     for reply in log.of("PrototypeReply"):
-        if reply["src"] in entered and reply["fields"]["contribution"]["bytes"]:
+        client, field = reply["src"], reply["fields"]["contribution"]
+        if field["bytes"] and (reply["stage"], client) not in rejected:
             seen += 1
-            missing += reply["fields"]["contribution"]["sha256"] not in entered[reply["src"]]
+            missing += field["sha256"] not in entered.get(client, set())
     if not seen:
         return Check("ledger entries", None, "no contribution reached the server")
-    said = f"{seen} contributions reached the server"
+    said = f"{seen} contributions entered sums"
     if missing:
         return Check("ledger entries", False, f"{said}; {missing} of them are in no ledger")
-    return Check("ledger entries", True, f"{said}; each is in its client's signed ledger")
+    return Check("ledger entries", True, f"{said}; each is in its client's ledger")
 
 
 def _no_more_than_planned(excerpts: Mapping[str, Any]) -> Check:

@@ -7,7 +7,8 @@ that noise. No attack on a sum does much better, so a bound from these measureme
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,15 +17,18 @@ import numpy as np
 if TYPE_CHECKING:
     from privacy.mechanisms import Statistic, SumMechanism
 
-__all__ = ["Measurement", "SumCanaries", "estimate", "evidence", "measure"]
+__all__ = ["Evidence", "Measurement", "SumCanaries", "measure"]
+
+BEYOND = 3.0
+"""Norm of a canary's code; a mechanism clips codes to 1."""
 
 
 @dataclass(frozen=True)
 class SumCanaries:
-    """Records of the largest norm, in directions of their own.
+    """Records in directions of their own, longer than a record may be: they count as one only if clipped.
 
     Attributes:
-        codes: float64 [m, dim], of norm 1. labels: int64 [m].
+        codes: float64 [m, dim], of norm `BEYOND`. labels: int64 [m].
         included: bool [m], by fair coins.
     """
 
@@ -36,7 +40,7 @@ class SumCanaries:
     def draw(cls, dim: int, classes: int, count: int, rng: np.random.Generator) -> SumCanaries:
         """`count` canaries in random directions and classes."""
         codes = rng.normal(size=(count, dim))
-        codes /= np.linalg.norm(codes, axis=1, keepdims=True)
+        codes *= BEYOND / np.linalg.norm(codes, axis=1, keepdims=True)
         return cls(codes, rng.integers(0, classes, count), rng.random(count) < 0.5)
 
     @property
@@ -93,27 +97,38 @@ def measure(
     return Measurement(products, overlaps, variance)
 
 
-def estimate(measurements: Sequence[Measurement]) -> tuple[np.ndarray, np.ndarray]:
-    """How much of each canary is in, float64 [m], and the variance of that, [m].
+class Evidence:
+    """What several releases say together about `count` canaries; each is taken in and forgotten.
 
-    The best linear estimate from all measurements together, where each canary is in with probability 1/2: its
-    error has the stated variance, whatever the canaries overlap in.
+    Attributes:
+        rounds: how many were taken in.
+        mu: of all of them as one Gaussian mechanism: what one record may change, in standard deviations.
     """
-    if not measurements:
-        raise ValueError("measurements: there must be at least one")
-    count = len(measurements[0].products)
-    precision, pull = 4.0 * np.eye(count), np.full(count, 2.0)  # a fair coin: mean 1/2, variance 1/4
-    for found in measurements:
-        precision += found.overlaps / found.variance
-        pull += found.products / found.variance
-    covariance = np.linalg.inv(precision)
-    return covariance @ pull, covariance.diagonal()
 
+    def __init__(self, count: int) -> None:
+        # A fair coin: mean 1/2, variance 1/4.
+        self._precision, self._pull = 4.0 * np.eye(count), np.full(count, 2.0)
+        self.rounds, self.mu = 0, 0.0
 
-def evidence(measurements: Sequence[Measurement]) -> np.ndarray:
-    """Scores of being in, float64 [m]: log-likelihood ratios, were the errors of `estimate` Gaussian."""
-    means, variances = estimate(measurements)
-    return (means - 0.5) / variances
+    def add(self, found: Measurement, mu: float = 0.0) -> None:
+        """Take in one release; `mu` is its own."""
+        self._precision += found.overlaps / found.variance
+        self._pull += found.products / found.variance
+        self.rounds, self.mu = self.rounds + 1, math.hypot(self.mu, mu)
+
+    def estimate(self) -> tuple[np.ndarray, np.ndarray]:
+        """How much of each canary is in, float64 [m], and the variance of that, [m].
+
+        The best linear estimate, where each canary is in with probability 1/2: its error has the stated
+        variance, whatever the canaries overlap in.
+        """
+        covariance = np.linalg.inv(self._precision)
+        return covariance @ self._pull, covariance.diagonal()
+
+    def evidence(self) -> np.ndarray:
+        """Scores of being in, float64 [m]: log-likelihood ratios, were the errors of `estimate` Gaussian."""
+        means, variances = self.estimate()
+        return (means - 0.5) / variances
 
 
 def _errors(

@@ -15,7 +15,7 @@ from mosaic_secure.protocol.fields import Message, field_specs
 from mosaic_secure.protocol.messages import MESSAGES
 from mosaic_secure.protocol.trust import check_flow, flow_problem
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ def audit_page(audit: Mapping[str, Any], statement: Mapping[str, Any]) -> str:
     epsilon, delta = float(audit["epsilon_of_the_run"]), float(audit["delta"])
     ceiling = None if math.isinf(epsilon) else lambda fpr: tpr_ceiling(epsilon, delta, fpr)
     strongest = _strongest(attacks)
+    sound = audit["verdict"] != "fail" and statement["randomness"]["secure"]
     lower = audit["epsilon_lower_bound"]
     return environment.get_template("audit.html").render(
         audit=audit,
@@ -66,9 +67,13 @@ def audit_page(audit: Mapping[str, Any], statement: Mapping[str, Any]) -> str:
         trust=_TRUST,
         illustrations=_ILLUSTRATIONS,
         claim=_short(audit["epsilon_claimed"]),
-        factor=_short(math.exp(min(700.0, float(audit["epsilon_claimed"])))),
+        epsilon=_short(epsilon),
+        infinite=math.isinf(epsilon),
+        factor=_short(math.exp(min(700.0, epsilon))),
+        confidence=_percent(audit["confidence"]),
+        error=_percent(audit["family_wise_error"]),
         delta=_short(delta),
-        headline=_headline(strongest, audit["verdict"] == "fail"),
+        headline=_headline(strongest, sound),
         sandwich=Markup(draw_sandwich(audit["epsilon_claimed"], lower, audit["epsilon_provable_at_most"])),
         below=_below(audit),
         curves=Markup(draw_curves({name: found["curve"] for name, found in attacks.items()}, ceiling)),
@@ -93,13 +98,13 @@ def _strongest(attacks: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | No
     return None
 
 
-def _headline(strongest: tuple[str, Mapping[str, Any]] | None, failed: bool) -> str:
+def _headline(strongest: tuple[str, Mapping[str, Any]] | None, sound: bool) -> str:
     if strongest is None:
         return ""
     _, row = strongest
     rate, interval = row["rate"], row["rate"]["interval"]
     bound = f"no attack can catch more than {_percent(row['at_most'])} of members"
-    if failed:
+    if not sound:
         bound = f"no attack could catch more than {_percent(row['at_most'])} of members if the guarantee held"
     if row["at_most"] >= 1:
         bound = "nothing limits what an attack may catch"
@@ -112,7 +117,7 @@ def _headline(strongest: tuple[str, Mapping[str, Any]] | None, failed: bool) -> 
 def _below(audit: Mapping[str, Any]) -> str:
     if audit["canaries"] is None:
         return "nothing was tested; a fresh run with canaries would show a lower bound."
-    least = f"with 95 % confidence at least {_short(audit['epsilon_lower_bound'])}"
+    least = f"with {_percent(audit['confidence'])} confidence at least {_short(audit['epsilon_lower_bound'])}"
     if audit["epsilon_lower_bound"] > audit["epsilon_claimed"]:
         return f"{least}, which is above the claim."
     return (

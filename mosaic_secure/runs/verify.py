@@ -55,7 +55,9 @@ def verify(path: str | Path) -> VerifyReport:
     """
     path = Path(path)
     files, problems = _verify_directory(path, "")
-    audits = sorted(entry for entry in path.glob(f"{manifest.AUDITS}/*") if entry.is_dir())
+    # A name with a dot is an audit at work, or what is left of one that was killed; the next one removes it.
+    folders = (entry for entry in path.glob(f"{manifest.AUDITS}/*") if entry.is_dir())
+    audits = sorted(entry for entry in folders if not entry.name.startswith("."))
     for audit in audits:
         prefix = f"{manifest.AUDITS}/{audit.name}/"
         try:

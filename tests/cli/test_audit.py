@@ -20,6 +20,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "run"
 
 
+@pytest.fixture(scope="module")
+def repeatable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose rehearsals have the same noise each time, so that a test of it passes or fails for good."""
+    place = tmp_path_factory.mktemp("repeatable")
+    assert tiny_train(place, "--epsilon", "4", **{"privacy.insecure_reproducible_noise": True}).status == 0
+    return place / "run"
+
+
 @pytest.fixture
 def copied(run: Path, tmp_path: Path) -> Path:
     shutil.copytree(run, tmp_path / "run")
@@ -53,11 +61,15 @@ def test_a_run_without_noise_is_refuted_by_a_rehearsal(tmp_path: Path):
     run = tmp_path / "run"
     unnamed = command("audit", run)
     assert "--claim inf: the run has none; name the one to test" in unnamed.refusal
+    few = command("audit", run, "--claim", "4", "--retrain", "--canaries", "100")
+    assert "they could not refute epsilon 4; use --canaries 500" in few.refusal
+    assert "no number of canaries" in command("audit", run, "--claim", "30", "--retrain").refusal
     outcome = command("audit", run, "--claim", "4", "--retrain", "--json")
     assert outcome.status == 3, outcome.err
     found = outcome.json
     assert found["verdict"] == "fail" and found["epsilon_lower_bound"] > 4.0
     assert found["canaries"] == {"canaries": 500, "made": 400, "correct": 400}
+    assert list(found["p_values"]) == ["canaries in the prototype sums"]  # no noise was promised
     assert found["epsilon_provable_at_most"] == pytest.approx(found["epsilon_lower_bound"])
     assert found["p_values"]["canaries in the prototype sums"] <= 0.01
     assert "The claim of epsilon 4 is refuted" in outcome.out
@@ -69,8 +81,8 @@ def test_a_run_without_noise_is_refuted_by_a_rehearsal(tmp_path: Path):
     [
         (("--claim", "-1"), "--claim -1: must be finite and > 0"),
         (("--claim", "nan"), "--claim nan: must be finite and > 0"),
-        (("--canaries", "3"), "--canaries 3: must be from 10 to 100000"),
-        (("--data-root", "/nowhere/at/all", "--canaries", "9"), "--canaries 9"),
+        (("--canaries", "3"), "--canaries 3: must be from 10 to 5000"),
+        (("--seed", "-1"), "--seed -1: must be 0 or more"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(run: Path, options: tuple[str, ...], says: str):
@@ -93,6 +105,36 @@ def test_a_damaged_artefact_is_named(copied: Path):
     weights.write_bytes(weights.read_bytes()[:-1])
     assert "global_model.safetensors is damaged" in command("audit", copied).refusal
     assert not (copied / "audits").exists()
+
+
+def test_an_honest_run_stands_and_the_noise_of_its_sums_too(repeatable: Path):
+    outcome = command("audit", repeatable, "--retrain", "--seed", "1", "--json")
+    assert outcome.status == 0, outcome.err
+    found = outcome.json
+    assert found["verdict"] == "pass" and found["epsilon_lower_bound"] < found["epsilon_claimed"]
+    assert set(found["p_values"]) == {
+        "canaries in the prototype sums",
+        "canaries against the planned noise of the sums",
+    }
+    assert found["request"]["seed"] == 1 and found["canaries_against_noise"]["made"] == 124
+
+
+def test_what_so_many_canaries_cannot_refute_is_not_called_tested(repeatable: Path):
+    outcome = command("audit", repeatable, "--retrain", "--canaries", "60", "--seed", "1", "--json")
+    assert outcome.status == 0, outcome.err
+    assert list(outcome.json["p_values"]) == ["canaries against the planned noise of the sums"]
+    assert (
+        "epsilon 3.9" in outcome.json["not_tested"][-1]
+        and "cannot refute it" in outcome.json["not_tested"][-1]
+    )
+
+
+def test_what_a_killed_audit_left_is_no_damage_and_goes(copied: Path):
+    left = copied / "audits" / ".20260101-000000-abcd"
+    (left / "rehearsal" / "ledgers").mkdir(parents=True)
+    assert command("verify", copied).status == 0
+    assert command("audit", copied).status == 0
+    assert not left.exists() and len(list((copied / "audits").iterdir())) == 1
 
 
 def test_an_interrupted_audit_leaves_nothing(copied: Path, monkeypatch: pytest.MonkeyPatch):

@@ -43,9 +43,12 @@ def test_a_confidence_of_one_stays_finite():
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_likelihood_ratios_are_the_literal_ones(shared: bool):
+@pytest.mark.parametrize("median", [False, True])
+def test_likelihood_ratios_are_the_literal_ones(shared: bool, median: bool):
     signals, _ = gaussian_signals(1.0, records=12, shadows=20, views=3)
-    online, offline = lira_online(signals, shared_spread=shared), lira_offline(signals, shared_spread=shared)
+    choice = {"shared_spread": shared, "median": median}
+    online, offline = lira_online(signals, **choice), lira_offline(signals, **choice)
+    centre = np.median if median else np.mean
     spreads = {}
     for side in (True, False):
         rest = [signals.shadows[signals.inside[:, n] == side, n] for n in range(12)]
@@ -57,7 +60,7 @@ def test_likelihood_ratios_are_the_literal_ones(shared: bool):
         fitted = {}
         for side in (True, False):
             values = signals.shadows[signals.inside[:, n] == side, n]
-            fitted[side] = stats.norm(values.mean(axis=0), spreads[side][n])
+            fitted[side] = stats.norm(centre(values, axis=0), spreads[side][n])
         target = signals.target[n]
         ratio = fitted[True].logpdf(target) - fitted[False].logpdf(target)
         assert online[n] == pytest.approx(ratio.mean())

@@ -107,9 +107,7 @@ def test_a_model_that_knows_its_records_by_heart_is_found(
 def test_a_run_without_synthetic_records_has_nothing_to_describe(
     finished: Finished, monkeypatch: pytest.MonkeyPatch
 ):
-    def nothing(*_: object) -> None:
-        raise UserError("run has no generators")
-
     run = RunDirectory.open(finished.path)
-    monkeypatch.setattr(described, "draw", nothing)
-    assert describe_synthetic(run, public_records(run, most=50), 4.0, 1e-4) == {}
+    records = public_records(run, most=50)
+    monkeypatch.setattr(run, "has", lambda _: False)
+    assert describe_synthetic(run, records, 4.0, 1e-4) == {}

@@ -12,6 +12,7 @@ from mosaic_secure.audit.rehearsal import Rehearsal, rehearse
 from mosaic_secure.client.session import ClientHome, plant_canaries
 from mosaic_secure.errors import UserError
 from privacy.errors import LedgerError
+from privacy.randomness import NoiseSource
 
 from ..tiny import tiny_config
 
@@ -35,7 +36,7 @@ WITHOUT = {
 
 def rehearsed(place: Path, epsilon: float | str, **changes: Any) -> Rehearsal:
     numbers = {"canaries": 400, "each_side": 180, "claim": 4.0, "seed": 1} | changes
-    config = tiny_config(privacy__epsilon=epsilon, **CODES)
+    config = tiny_config(privacy__epsilon=epsilon, privacy__insecure_reproducible_noise=True, **CODES)
     return rehearse(config, out=place / "run", ledger_dir=place / "ledgers", **numbers)
 
 
@@ -52,6 +53,17 @@ def test_an_honest_run_stands(tmp_path: Path):
     found = rehearsed(tmp_path, 4.0)
     assert found.chance > 0.05 and found.lower_bound < 4.0
     assert found.guesses.correct > 180  # and yet something is seen: the attack is at work
+    assert found.noise_chance > 0.01 and found.noise_guesses.made == 100
+
+
+def test_a_run_with_a_tenth_of_its_noise_is_found_by_its_sums(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The mutation: clients draw less noise than the plan says. Epsilon 4 itself is not refuted by that."""
+    real = NoiseSource.discrete_gaussian
+    monkeypatch.setattr(NoiseSource, "discrete_gaussian", lambda self, sigma, n: real(self, sigma / 10, n))
+    found = rehearsed(tmp_path, 4.0)
+    assert found.noise_chance < 0.001
 
 
 @pytest.mark.parametrize("change", [{"each_side": 0}, {"each_side": 201}])

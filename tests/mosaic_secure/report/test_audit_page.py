@@ -24,6 +24,8 @@ BROWSER = next(
 )
 TESTED = {
     "canaries": {"canaries": 500, "made": 400, "correct": 231},
+    "canaries_against_noise": {"canaries": 500, "made": 124, "correct": 80},
+    "sums_seen": 18,
     "epsilon_lower_bound": 0.27,
     "epsilon_provable_at_most": 4.75,
     "p_values": {"canaries in the prototype sums": 1.0},
@@ -129,7 +131,9 @@ def test_a_tested_claim_is_told_with_what_the_test_could_show(content):
 def test_a_refuted_claim_promises_nothing(content):
     said = words(read(page(content, **REFUTED)))
     assert "Failed" in said and "which is above the claim" in said
-    assert "if the guarantee held" in said and "no attack can catch" not in said
+    assert "if the guarantee held" in said and "The run was planned so that" in said
+    for promise in ("no attack can", "The model was trained so that"):
+        assert promise not in said
 
 
 def test_what_a_run_is_called_cannot_become_markup(content):
@@ -140,7 +144,28 @@ def test_what_a_run_is_called_cannot_become_markup(content):
 def test_without_a_guarantee_no_ceiling_is_drawn(content):
     text = page(content, epsilon_of_the_run="inf", epsilon_claimed=4.0)
     assert "ceiling of the guarantee" not in text
-    assert "epsilon inf" in words(read(text))
+    said = words(read(text))
+    assert (
+        "epsilon inf" in said
+        and "made without noise" in said
+        and "compares what the attacks find with a claim, here 4" in said
+    )
+    assert (
+        "ceiling that the guarantee puts" not in said
+        and "change by a factor of at most exp(epsilon), for" not in said
+    )
+
+
+def test_another_claim_than_the_runs_is_not_told_as_its_promise(content):
+    said = words(read(page(content, epsilon_claimed=1.0)))
+    assert "for this run exp(4) = 54" in said and "Tested was epsilon 1, which is not what the run" in said
+
+
+def test_noise_that_follows_from_the_seed_is_told(content):
+    audit, statement = copy.deepcopy(content)
+    statement["randomness"] = {"secure": False, "text": "from the seed"}
+    said = words(read(audit_page(audit, statement)))
+    assert "protects nobody who knows it" in said and "no attack can catch" not in said
 
 
 def test_drawings_keep_within_their_frame():
