@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,16 @@ def test_the_tour_verifies_a_run(finished):
     for words in _lines("verify"):
         outcome = command(*[str(finished.path) if word == "runs/tour" else word for word in words])
         assert outcome.status == 0, outcome.err
+
+
+def test_the_tour_audits_a_run(finished, tmp_path: Path):
+    copy = tmp_path / "run"
+    shutil.copytree(finished.path, copy)
+    for words in _lines("audit"):
+        given = [str(copy) if word == "runs/tour" else word for word in words]
+        outcome = command(*given)
+        assert outcome.status in (0, 3), outcome.err  # an honest run is refuted once in a hundred times
+        assert "report: " in outcome.out and "not tested: " in outcome.out
 
 
 def test_the_tour_reads_the_ledgers_of_a_run(finished):
