@@ -128,7 +128,10 @@ def summarise(
 
 def _caught(inside: np.ndarray, outside: np.ndarray, fpr: float, epsilon: float, delta: float) -> Caught:
     rate = catch_rate(inside, outside, fpr)
-    told = {prior: None if rate is None else precision(rate.value, fpr, prior) for prior in PRIORS}
+    curve = Roc.of(inside, outside)
+    # What the threshold really lets through, which ties can make much less; where it is none, fpr itself.
+    real = float(curve.fpr[curve.at(fpr)]) or fpr
+    told = {prior: None if rate is None else precision(rate.value, real, prior) for prior in PRIORS}
     return Caught(fpr, rate, tpr_ceiling(epsilon, delta, fpr), told)
 
 

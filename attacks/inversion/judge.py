@@ -21,14 +21,15 @@ class Resemblance:
     """Whether pictures lie nearer to training records than to fresh ones of the same class.
 
     Attributes:
-        nearer: share of pictures whose nearest record was trained on; one half says nothing was remembered.
+        nearer: share of pictures whose nearest record was trained on, of those that are nearer to one kind;
+            one half says nothing was remembered. None where all distances are equal.
         chance: probability of at least that share if it is one half, for pictures that are independent. Those
             of one model hardly are: it describes, and is no verdict.
         member, fresh: position of each picture's nearest record of either kind, int64 [N].
         to_member, to_fresh: distances to them, float64 [N].
     """
 
-    nearer: Rate
+    nearer: Rate | None
     chance: float
     member: np.ndarray
     fresh: np.ndarray
@@ -87,4 +88,5 @@ def resemblance(
     told = to_member != to_fresh
     hits, trials = int((to_member < to_fresh).sum()), int(told.sum())
     chance = float(stats.binom.sf(hits - 1, trials, 0.5)) if trials else 1.0
-    return Resemblance(Rate.of(hits, max(trials, 1)), chance, member, other, to_member, to_fresh)
+    nearer = Rate.of(hits, trials) if trials else None
+    return Resemblance(nearer, chance, member, other, to_member, to_fresh)

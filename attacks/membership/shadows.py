@@ -158,7 +158,7 @@ def train_shadows(
     found: list[dict[str, Tensor]] = []
     for number, group in enumerate(groups):
         path = keep / f"shadows-{job_id}-{group.start}-{group.stop}.safetensors" if keep else None
-        weights = _kept(path)
+        weights = _kept(path, images.device)
         if weights is None:
             begun = number * recipe.steps
             job = _Job(build, images, labels, inside[group.start : group.stop], recipe, seed, group.start)
@@ -274,7 +274,7 @@ def _digest(
     model: nn.Module, images: Tensor, labels: Tensor, inside: np.ndarray, recipe: Recipe, seed: int
 ) -> str:
     """16 hexadecimal digits that name a job: all that its models follow from."""
-    digest = hashlib.sha256(f"{recipe}{seed}{inside.shape}".encode())
+    digest = hashlib.sha256(f"{recipe}{seed}{inside.shape}{model}".encode())
     for part in (inside, images.cpu().numpy(), labels.cpu().numpy()):
         digest.update(np.ascontiguousarray(part).tobytes())
     for name, value in model.state_dict().items():
@@ -282,7 +282,7 @@ def _digest(
     return digest.hexdigest()[:16]
 
 
-def _kept(path: Path | None) -> dict[str, Tensor] | None:
+def _kept(path: Path | None, device: torch.device) -> dict[str, Tensor] | None:
     """Models of an earlier attempt; None where there are none, or they cannot be read."""
     if path is None or not path.exists():
         return None
@@ -290,7 +290,7 @@ def _kept(path: Path | None) -> dict[str, Tensor] | None:
     from safetensors.torch import load
 
     try:
-        return load(path.read_bytes())
+        return {name: value.to(device) for name, value in load(path.read_bytes()).items()}
     except SafetensorError:
         return None
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -222,7 +223,7 @@ class Session:
             try:
                 with np.load(path, allow_pickle=False) as kept:
                     return kept["codes"], kept["labels"], str(kept["digest"])
-            except (OSError, ValueError, KeyError):
+            except (OSError, ValueError, KeyError, BadZipFile):
                 path.unlink()
         from mosaic_secure.models.encoders import encode
 

@@ -93,6 +93,6 @@ def test_resemblance_tells_copies_from_the_kind(copied: bool, low: float, high: 
 def test_equal_distances_speak_for_neither_and_a_class_without_records_is_refused():
     same = (np.zeros((3, 2)), np.zeros(3, dtype=int))
     found = resemblance(np.ones((4, 2)), np.zeros(4, dtype=int), same, same)
-    assert found.nearer.hits == 0 and found.chance == 1.0
+    assert found.nearer is None and found.chance == 1.0
     with pytest.raises(ValueError, match="class 1"):
         resemblance(np.ones((1, 2)), np.array([1]), same, same)
