@@ -119,6 +119,7 @@ def test_an_honest_run_stands_and_the_noise_of_its_sums_too(repeatable: Path):
     assert found["request"]["seed"] == 1 and found["canaries_against_noise"]["made"] == 124
 
 
+@pytest.mark.slow
 def test_what_so_many_canaries_cannot_refute_is_not_called_tested(repeatable: Path):
     outcome = command("audit", repeatable, "--retrain", "--canaries", "60", "--seed", "1", "--json")
     assert outcome.status == 0, outcome.err

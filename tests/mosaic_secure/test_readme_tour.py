@@ -56,6 +56,7 @@ def test_the_tour_verifies_a_run(finished):
         assert outcome.status == 0, outcome.err
 
 
+@pytest.mark.slow
 def test_the_tour_audits_a_run(finished, tmp_path: Path):
     copy = tmp_path / "run"
     shutil.copytree(finished.path, copy)

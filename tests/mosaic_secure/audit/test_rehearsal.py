@@ -56,6 +56,7 @@ def test_an_honest_run_stands(tmp_path: Path):
     assert found.noise_chance > 0.01 and found.noise_guesses.made == 100
 
 
+@pytest.mark.slow
 def test_a_run_with_a_tenth_of_its_noise_is_found_by_its_sums(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
