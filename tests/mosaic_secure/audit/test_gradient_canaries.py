@@ -57,8 +57,8 @@ def fallen(seeds: int, plan: DPSGDPlan = PLAN, mu: float = MU, **more: Any) -> i
 
 @pytest.mark.parametrize("trainings", [20, pytest.param(100, marks=pytest.mark.slow)])
 def test_honest_trainings_stand(trainings: int):
-    """At most a tenth falls. If the level of 5 % were met exactly, more would by chance in one of 13 seeds for 20
-    trainings and in one of 87 for 100; the bound is far from that."""
+    """At most a tenth falls. If the level of 5 % were met exactly, more would by chance in one of 13 seeds
+    for 20 trainings and in one of 87 for 100; the bound is far from that."""
     assert fallen(trainings) <= trainings // 10
 
 
