@@ -157,4 +157,4 @@ def _short(value: float | str) -> str:
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.3g} %"
+    return f"{100 * value:.3g}\N{NO-BREAK SPACE}%"
