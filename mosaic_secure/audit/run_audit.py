@@ -37,6 +37,7 @@ __all__ = ["REPORT", "Audit", "AuditRequest", "audit"]
 REPORT = "report.html"
 SUMS = "canaries in the prototype sums"
 NOISE = "canaries against the planned noise of the sums"
+PROMISED = "The noise that the plan promises in the decrypted sums"
 CONFIDENCE = 1 - FAMILY_WISE_ERROR
 MOST_CANARIES = 5000
 GUESSED = 0.8  # of the canaries, half of them as in and half as out; fixed here, before any result
@@ -178,7 +179,7 @@ def audit(path: str | Path, request: AuditRequest, progress: ProgressCallback | 
             claim=claim,
             epsilon=epsilon,
             delta=delta,
-            verdict=decide(claim, p_values, checks),
+            verdict=decide(claim, p_values, checks, {NOISE: PROMISED}),
             checks=checks,
             membership=membership,
             synthetic=synthetic,

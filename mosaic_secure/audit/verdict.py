@@ -38,13 +38,16 @@ class Verdict:
     adjusted: Mapping[str, float]
 
 
-def decide(claim: float, p_values: Mapping[str, float], checks: Sequence[Check]) -> Verdict:
+def decide(
+    claim: float, p_values: Mapping[str, float], checks: Sequence[Check], of: Mapping[str, str] | None = None
+) -> Verdict:
     """The verdict.
 
     Args:
         claim: the epsilon that was tested.
         p_values: of the tests that count, by name.
         checks: of what the server saw.
+        of: test -> what it is of, at the beginning of a sentence; the claim where nothing is said.
     """
     found = adjusted(p_values)
     broken = [check for check in checks if check.passed is False]
@@ -53,10 +56,10 @@ def decide(claim: float, p_values: Mapping[str, float], checks: Sequence[Check])
         return Verdict("fail", f"The run broke its own rules ({broken[0].name}): {broken[0].found}.", found)
     if fallen:
         name = fallen[0]
+        what = (of or {}).get(name, f"The claim of epsilon {claim:.4g}")
         chance = f"{max(found[name], 1e-300):.2g}"
         sentence = (
-            f"The claim of epsilon {claim:.4g} is refuted by {name}: if it held, what was seen would have a "
-            f"chance of at most {chance}."
+            f"{what} is refuted by {name}: if it held, what was seen would have a chance of at most {chance}."
         )
         return Verdict("fail", sentence, found)
     if not found:
@@ -65,5 +68,5 @@ def decide(claim: float, p_values: Mapping[str, float], checks: Sequence[Check])
             f"(--retrain) can refute epsilon {claim:.4g}."
         )
         return Verdict("none", sentence, found)
-    tested = " and ".join(sorted(found))
+    tested = " and by ".join(sorted(found))
     return Verdict("pass", f"The claim of epsilon {claim:.4g} was tested by {tested}, and stands.", found)

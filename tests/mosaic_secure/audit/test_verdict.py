@@ -17,6 +17,12 @@ def test_a_test_refutes_the_claim():
     assert found.adjusted == {"sums": 0.002, "model": 0.4}
 
 
+def test_a_refutation_says_of_what():
+    found = decide(10.0, {"sums": 0.9, "noise": 1e-9}, [], {"noise": "The promised noise"})
+    assert found.outcome == "fail" and found.sentence.startswith("The promised noise is refuted by noise")
+    assert "epsilon" not in found.sentence
+
+
 def test_what_is_improbable_alone_need_not_be_among_several():
     names = {f"test {n}": 0.5 for n in range(9)}
     assert decide(4.0, {"sums": 0.009}, []).outcome == "fail"
