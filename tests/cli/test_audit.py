@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -97,6 +98,15 @@ def test_what_is_no_sealed_run_is_refused(tmp_path: Path, copied: Path):
     assert "not sealed" in command("audit", tmp_path / "open").refusal
     (copied / "membership.npz").unlink()
     assert "has no membership.npz" in command("audit", copied).refusal
+    assert not (copied / "audits").exists()
+
+
+def test_a_run_on_private_data_is_refused_before_anything_is_looked_at(copied: Path, monkeypatch):
+    """Its numbers would be statistics of private records, in a folder that is not its clients'."""
+    private = SimpleNamespace(is_public=False, method="mosaic", no_noise=False)
+    monkeypatch.setattr(run_audit, "run_config", lambda *_: private)
+    monkeypatch.setattr(run_audit, "public_records", lambda *_, **__: pytest.fail("records were read"))
+    assert "data are private" in command("audit", copied).refusal
     assert not (copied / "audits").exists()
 
 
