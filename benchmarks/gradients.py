@@ -1,6 +1,6 @@
 """Ways to a clipped sum of per-record gradients, side by side: milliseconds and ratios to plain SGD.
 
-    python benchmarks/gradients.py gradients
+python benchmarks/gradients.py gradients
 """
 
 from __future__ import annotations

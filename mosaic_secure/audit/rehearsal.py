@@ -23,7 +23,8 @@ from attacks.onerun import (
     guess,
 )
 from mosaic_secure.audit.sum_canaries import Evidence, SumCanaries, measure
-from mosaic_secure.client.session import ClientHome, plant_canaries
+from mosaic_secure.client.planted import plant_codes
+from mosaic_secure.client.session import ClientHome
 from mosaic_secure.data import load_client
 from mosaic_secure.engine.local import RunResult, train
 from mosaic_secure.errors import UserError
@@ -147,7 +148,7 @@ class _Witness:
         for number, client in enumerate(federation.clients):
             mine = self.placed.included & (owners == number)
             home = ClientHome(federation.home / client, client)
-            plant_canaries(home, run_id, self.placed.codes[mine], self.placed.labels[mine])
+            plant_codes(home.cache(run_id), self.placed.codes[mine], self.placed.labels[mine])
 
     def observe(self, kind: Literal["request", "reply"], node_id: int, message: bytes) -> None:
         """Keep broadcasts and sums; everything else passes."""

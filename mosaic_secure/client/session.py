@@ -16,6 +16,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from mosaic_secure.client.planted import add_codes, add_records
 from mosaic_secure.config import RunConfig
 from mosaic_secure.data import load_client
 from mosaic_secure.errors import UserError
@@ -32,14 +33,13 @@ from privacy.storage import write_durably
 if TYPE_CHECKING:
     from mosaic_secure.data.records import ClientData
 
-__all__ = ["ClientHome", "Session", "enrol", "ledger_population", "plant_canaries"]
+__all__ = ["ClientHome", "Session", "enrol", "ledger_population"]
 
 IDENTITY = "identity.key"
 POLICY = "policy.toml"
 _RUNS = "runs"
 _CACHE = "cache"
 _CODES = "codes.npz"
-_CANARIES = "canaries.npz"
 _LOCK_SECONDS = 120.0
 
 
@@ -69,24 +69,9 @@ class ClientHome:
         ) as ledger:
             yield ledger
 
-
-def plant_canaries(home: ClientHome, run_id: str, codes: np.ndarray, labels: np.ndarray) -> None:
-    """Have an enrolled run find records among the client's own that an audit made up.
-
-    They are records like all others: clipped, noised and charged. Who owns the home decides; no message can.
-
-    Args:
-        codes: float [k, dim], as the run's encoder would give them. labels: int [k].
-
-    Raises:
-        LedgerError: the client has encoded its records already.
-    """
-    folder = home.path / _CACHE / run_id
-    if (folder / _CODES).exists():
-        raise LedgerError(f"run {run_id}: has begun at this client; canaries come before its first release")
-    buffer = io.BytesIO()
-    np.savez(buffer, codes=codes, labels=labels)
-    write_durably(folder / _CANARIES, buffer.getvalue())
+    def cache(self, run_id: str) -> Path:
+        """Where things derived from records are kept until a run is over."""
+        return self.path / _CACHE / run_id
 
 
 def ledger_population(config: RunConfig) -> str:
@@ -171,7 +156,8 @@ class Session:
 
         How many there must be is not asked of private ones: a refusal would tell the server their number.
         """
-        return load_client(self.config, self.index, self._data_root, require_enough=self.config.is_public)
+        own = load_client(self.config, self.index, self._data_root, require_enough=self.config.is_public)
+        return add_records(self.home.cache(self.run_id), own)
 
     @property
     def architecture(self) -> str:
@@ -227,11 +213,8 @@ class Session:
                 path.unlink()
         from mosaic_secure.models.encoders import encode
 
-        codes, labels = encode(self.plan.encoder(), self.data.images), self.data.labels
-        if (planted := self._kept(_CANARIES)).exists():
-            with np.load(planted, allow_pickle=False) as canaries:
-                codes = np.concatenate([codes, canaries["codes"].astype(codes.dtype)])
-                labels = np.concatenate([labels, canaries["labels"].astype(labels.dtype)])
+        codes = encode(self.plan.encoder(), self.data.images)
+        codes, labels = add_codes(path.parent, codes, self.data.labels)
         buffer = io.BytesIO()
         np.savez(buffer, codes=codes, labels=labels, digest=np.array(self.data_digest))
         write_durably(path, buffer.getvalue())
@@ -255,8 +238,8 @@ class Session:
         with self.home.ledger() as ledger:
             if ledger.run(self.run_id).sealed:
                 raise LedgerError(f"run {self.run_id}: is sealed and makes no further release")
-        return self.home.path / _CACHE / self.run_id / name
+        return self.home.cache(self.run_id) / name
 
     def forget(self) -> None:
         """Remove what is of no use once the run is over."""
-        shutil.rmtree(self.home.path / _CACHE / self.run_id, ignore_errors=True)
+        shutil.rmtree(self.home.cache(self.run_id), ignore_errors=True)

@@ -5,13 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from mosaic_secure.audit.rehearsal import Rehearsal, rehearse
-from mosaic_secure.client.session import ClientHome, plant_canaries
 from mosaic_secure.errors import UserError
-from privacy.errors import LedgerError
 from privacy.randomness import NoiseSource
 
 from ..tiny import tiny_config
@@ -46,7 +43,7 @@ def test_a_run_without_noise_refutes_its_claim(tmp_path: Path):
     assert found.guesses.correct == found.guesses.made == 360
     assert found.rounds == 5  # centre, moments, three gradients
     assert found.chance < 0.01 and found.lower_bound > 4.0
-    assert not list(tmp_path.rglob("canaries.npz"))  # forgotten with the run
+    assert not list(tmp_path.rglob("planted*"))  # forgotten with the run
 
 
 def test_an_honest_run_stands(tmp_path: Path):
@@ -78,15 +75,6 @@ def test_a_method_without_prototypes_is_refused(tmp_path: Path):
     config = tiny_config(prototypes__enabled=False, **WITHOUT)
     with pytest.raises(UserError, match="prototypes: the run has none"):
         rehearse(config, out=tmp_path / "r", ledger_dir=tmp_path, canaries=4, each_side=1, claim=1, seed=0)
-
-
-def test_canaries_come_before_the_first_release_or_not_at_all(tmp_path: Path):
-    home = ClientHome(tmp_path / "client-0", "client-0")
-    plant_canaries(home, "run-1", np.zeros((2, 3)), np.zeros(2, dtype=int))
-    (planted,) = tmp_path.rglob("*.npz")
-    planted.with_name("codes.npz").write_bytes(b"")
-    with pytest.raises(LedgerError, match="before its first release"):
-        plant_canaries(home, "run-1", np.zeros((2, 3)), np.zeros(2, dtype=int))
 
 
 def test_a_witness_needs_the_engine_that_lets_it_look(tmp_path: Path):
