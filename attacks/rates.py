@@ -178,18 +178,30 @@ def precision(tpr: float, fpr: float, prior: float) -> float | None:
     return caught / (caught + alarms) if caught + alarms > 0 else None
 
 
-def adjusted(p_values: Mapping[str, float]) -> dict[str, float]:
+def adjusted(p_values: Mapping[str, float], weights: Mapping[str, float] | None = None) -> dict[str, float]:
     """Holm's adjustment (1979): those at most alpha are significant at a family-wise error of alpha.
 
     Valid however the tests depend on each other.
+
+    Args:
+        weights: test -> share of alpha that it begins with, > 0, fixed before anything is seen; equal ones
+            where None. A test of large weight needs less evidence at the others' cost (section 4 there).
+
+    Raises:
+        ValueError: a p-value is not in [0, 1], or a weight is not above 0.
     """
-    order: Sequence[str] = sorted(p_values, key=lambda name: p_values[name])
+    shares = {name: 1.0 if weights is None else float(weights[name]) for name in p_values}
+    for name, value in p_values.items():
+        if not 0 <= value <= 1 or not 0 < shares[name] < np.inf:
+            raise ValueError(
+                f"{name}: p-value must be in [0, 1] and weight above 0; got {value!r}, {shares[name]!r}"
+            )
+    order: Sequence[str] = sorted(p_values, key=lambda name: p_values[name] / shares[name])
     out: dict[str, float] = {}
     running = 0.0
     for place, name in enumerate(order):
-        if not 0 <= p_values[name] <= 1:
-            raise ValueError(f"p-value of {name} must be in [0, 1]; got {p_values[name]!r}")
-        running = max(running, min(1.0, (len(order) - place) * p_values[name]))
+        left = sum(shares[other] for other in order[place:])
+        running = max(running, min(1.0, p_values[name] * (left / shares[name])))
         out[name] = running
     return {name: out[name] for name in p_values}
 

@@ -12,8 +12,10 @@ from cli.errors import VERDICT_FAILED, Interrupted, terminate_as_interrupt
 from cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from mosaic_secure.audit.run_audit import Audit
+    from mosaic_secure.audit.canary_tests import CanaryTest
+    from mosaic_secure.audit.findings import Audit
 
+PRIVATE = "Private data"
 EXAMPLE = "Example: mosaic-secure audit runs/first --retrain"
 
 
@@ -38,18 +40,72 @@ def audit(
         int | None,
         typer.Option(metavar="NUMBER", help="Seed of all that the audit draws.", show_default="drawn anew"),
     ] = None,
+    classifiers: Annotated[
+        bool,
+        typer.Option("--classifiers", help="Attack each client's released classifier, with shadow models."),
+    ] = False,
+    shadows: Annotated[
+        int, typer.Option(metavar="NUMBER", help="How many shadow models of each classifier.")
+    ] = 64,
+    pipelines: Annotated[
+        int,
+        typer.Option(
+            metavar="NUMBER", help="Train so many shadow federations, to attack the global model with."
+        ),
+    ] = 0,
     data_root: options.DataRoot = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="The records of a run on private data.", rich_help_panel=PRIVATE),
+    ] = None,
+    others: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", help="Images like them that were never trained on.", rich_help_panel=PRIVATE
+        ),
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", help="Where such an audit is left: outside of the run.", rich_help_panel=PRIVATE
+        ),
+    ] = None,
+    ledger_dir: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="The ledgers that --retrain is charged to.",
+            envvar="MOSAIC_LEDGER_DIR",
+            show_envvar=False,
+            rich_help_panel=PRIVATE,
+        ),
+    ] = None,
     json: options.Json = False,
 ) -> None:
-    """Attack a sealed run on public data, and leave what was found in RUN/audits.
+    """Attack a sealed run, and leave what was found in RUN/audits.
 
-    RUN is a run directory. Exit status 3 if the claim is refuted.
+    RUN is a run directory. Exit status 3 if the claim is refuted. A run on private data is audited where its
+    records are, and what is found is for its clients alone.
     """
     from cli.progress import shown
-    from mosaic_secure.audit.run_audit import REPORT, AuditRequest
+    from mosaic_secure.audit.request import AuditRequest
+    from mosaic_secure.audit.run_audit import REPORT
     from mosaic_secure.audit.run_audit import audit as audit_run
 
-    request = AuditRequest(claim, retrain, canaries, seed, data_root)
+    request = AuditRequest(
+        claim=claim,
+        retrain=retrain,
+        canaries=canaries,
+        seed=seed,
+        data_root=data_root,
+        data=data,
+        others=others,
+        out=out,
+        ledger_dir=ledger_dir,
+        classifiers=classifiers,
+        shadows=shadows,
+        pipelines=pipelines,
+    )
     try:
         with terminate_as_interrupt(), shown() as progress:
             found = audit_run(run, request, progress)
@@ -84,14 +140,22 @@ def _show(found: Audit, report: Path) -> None:
             )
     print_table(rows)
     print()
-    made = found.rehearsal
-    if made is not None:
-        counts = made.guesses
-        said = f"{counts.correct} of {counts.made} guesses about {counts.canaries} canaries were right"
-        print(f"{said}: epsilon is at least {made.lower_bound:.3g} at {100 * made.confidence:g} % confidence")
-        print(f"(so many canaries can prove {found.provable:.3g} at most)")
+    if found.rehearsal is not None:
+        print_table([_canary_row(test) for test in found.rehearsal.tests])
+        print()
     print(f"not tested: {'; '.join(found.not_tested)}")
     print(f"report: {report}")
+
+
+def _canary_row(test: CanaryTest) -> dict[str, str]:
+    guesses = test.guesses
+    return {
+        "canaries (made by lot)": test.name,
+        "right": f"{guesses.correct} of {guesses.made}",
+        "shows epsilon": "-" if test.lower_bound is None else f"{test.lower_bound:.3g}",
+        "could show": "-" if test.provable is None else f"{test.provable:.3g}",
+        "tests epsilon": "-" if test.epsilon is None or not test.counts else f"{test.epsilon:.3g}",
+    }
 
 
 def _word(passed: bool | None) -> str:

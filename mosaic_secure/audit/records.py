@@ -1,9 +1,10 @@
-"""The records that an audit of a public run judges: those of its clients, and some that nobody trained on."""
+"""The records that an audit judges: those of a run's clients, and some that nobody trained on."""
 
 from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ from mosaic_secure.errors import UserError
 if TYPE_CHECKING:
     from mosaic_secure.runs.directory import RunDirectory
 
-__all__ = ["JudgedRecords", "public_records", "run_config"]
+__all__ = ["JudgedRecords", "private_records", "public_records", "run_config"]
 
 MEMBERSHIP = "membership.npz"
 
@@ -39,8 +40,8 @@ class JudgedRecords:
     population_labels: np.ndarray
 
 
-def run_config(run: RunDirectory, data_root: str | None = None) -> RunConfig:
-    """The configuration of a sealed run, with its data at `data_root`.
+def run_config(run: RunDirectory, data_root: str | None = None, path: str | None = None) -> RunConfig:
+    """The configuration of a sealed run, with its data at `data_root`, its own images at `path`.
 
     Raises:
         UserError: the run is not sealed, or was written by another version.
@@ -50,6 +51,8 @@ def run_config(run: RunDirectory, data_root: str | None = None) -> RunConfig:
     try:
         content = dict(run.manifest["config"])
         content["data"] = {**content["data"], "root": data_root or content["data"].get("root")}
+        if path is not None:
+            content["data"]["path"] = str(Path(path).absolute())
     except (KeyError, TypeError) as error:
         raise UserError(f"{run.path}: its manifest holds no configuration") from error
     return RunConfig.from_dict(content)
@@ -81,22 +84,55 @@ def public_records(
         raise UserError(
             f"{run.path}: its data have no test part, so there are no records that nobody trained on"
         )
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(test[1]))
+    return _judged(config, *test, most, np.random.default_rng(seed))
+
+
+def private_records(config: RunConfig, others: str, *, most: int = 4000, seed: int = 0) -> JudgedRecords:
+    """Training records of a run on private images, and records of the same kind from a folder of its own.
+
+    To be called where the records are; what follows from them is for their clients alone.
+
+    Args:
+        config: with the clients' images at `data.path`.
+        others: ``OTHERS/CLASS/image``, never trained on; half are judged, half are the population.
+        most, seed: as of `public_records`.
+
+    Raises:
+        UserError: the records cannot be read, or there are fewer than four others.
+    """
+    from mosaic_secure.data.datasets import data_info, read_files
+    from mosaic_secure.data.folder import list_labelled
+
+    if config.data.dataset != "folder":
+        raise UserError(
+            f"data.dataset = {config.data.dataset!r}: an audit of private data knows those of a folder alone"
+        )
+    if not Path(others).is_dir():
+        raise UserError(f"--others {others}: is not a folder; it must hold one sub-folder a class")
+    listed = list_labelled(Path(others), data_info(config.data).class_names)
+    if len(listed.files) < 4:
+        raise UserError(f"--others {others}: holds {len(listed.files)} images; there must be at least 4")
+    fresh = read_files(config.data, listed, np.arange(len(listed.files))).all()
+    return _judged(config, *fresh, most, np.random.default_rng(seed))
+
+
+def _judged(
+    config: RunConfig, images: np.ndarray, labels: np.ndarray, most: int, rng: np.random.Generator
+) -> JudgedRecords:
+    """All clients' records beside one half of the given ones, which nobody trained on."""
+    order = rng.permutation(len(labels))
     judged, rest = (np.sort(part) for part in np.array_split(order, 2))
     judged = np.sort(rng.permutation(judged)[:most])
     parts = [load_client(config, index, config.data.root) for index in range(config.clients.count)]
     owners = np.repeat(np.array(config.client_ids), [len(part.labels) for part in parts])
     chosen = np.sort(rng.permutation(len(owners))[:most])
-    images = np.concatenate([part.images for part in parts])[chosen]
-    labels = np.concatenate([part.labels for part in parts])[chosen]
     return JudgedRecords(
-        images=np.concatenate([images, test[0][judged]]),
-        labels=np.concatenate([labels, test[1][judged]]),
+        images=np.concatenate([np.concatenate([part.images for part in parts])[chosen], images[judged]]),
+        labels=np.concatenate([np.concatenate([part.labels for part in parts])[chosen], labels[judged]]),
         members=np.arange(len(chosen) + len(judged)) < len(chosen),
         clients=np.concatenate([owners[chosen], np.full(len(judged), "")]),
-        population=test[0][rest],
-        population_labels=test[1][rest],
+        population=images[rest],
+        population_labels=labels[rest],
     )
 
 

@@ -1,47 +1,52 @@
 """A fresh run with canaries among the records, watched from where the server stands: epsilon from below.
 
 Which canaries are in is drawn by fair coins before anything is trained, and how many will be guessed is fixed
-before anything is seen. What is looked at is what the server gets to know of the prototypes: every decrypted
-sum, of every round. The classifiers and generators of the clients are not looked at here.
+before anything is seen (`canary_tests`). Canaries of two kinds go in: codes, which are looked for in every
+decrypted sum, and whole records, which are looked for in what anybody may get: the released classifiers, the
+final model, the synthetic records. A third kind, gradients, is looked for in one training beside the run.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from attacks.onerun import (
-    ApproximateDP,
-    GaussianDP,
-    Guesses,
-    chance_of_guesses,
-    epsilon_lower_bound,
-    guess,
+from mosaic_secure.audit.canary_tests import (
+    CLASSIFIERS,
+    MODEL,
+    NOISE,
+    SUMS,
+    SYNTHETIC,
+    CanaryTest,
+    against_epsilon,
+    against_noise,
 )
-from mosaic_secure.audit.sum_canaries import Evidence, SumCanaries, measure
-from mosaic_secure.client.planted import plant_codes
-from mosaic_secure.client.session import ClientHome
-from mosaic_secure.data import load_client
+from mosaic_secure.audit.decryption import attempt_decryption
+from mosaic_secure.audit.record_canaries import classifier_scores, model_scores, synthetic_scores
+from mosaic_secure.audit.sum_canaries import Evidence
+from mosaic_secure.audit.training_canaries import audit_training, training_can_be_audited
+from mosaic_secure.audit.witness import CanaryWitness
 from mosaic_secure.engine.local import RunResult, train
 from mosaic_secure.errors import UserError
-from mosaic_secure.plan import PROTOTYPE_ROUNDS
-from mosaic_secure.protocol.codec import decode
-from mosaic_secure.protocol.messages import DecryptReply, DecryptRequest, PrototypeRequest
+from mosaic_secure.progress import Progress
+from mosaic_secure.runs.artefacts import INDEX
+from mosaic_secure.runs.directory import RunDirectory
+from mosaic_secure.runs.predictor import load
+from mosaic_secure.runs.synthesis import GENERATORS, SAMPLER, draw
 
 if TYPE_CHECKING:
+    from mosaic_secure.audit.server_view import Check
     from mosaic_secure.config import RunConfig
-    from mosaic_secure.engine.parties import Federation
-    from mosaic_secure.plan import EncryptedRound, RunPlan
     from mosaic_secure.progress import ProgressCallback
 
 __all__ = ["Rehearsal", "rehearse"]
 
-SURER = 8
-"""One canary in so many is guessed in, and as many out, against the planned noise; fixed here, beforehand."""
+SYNTHETIC_RECORDS = 4000
+PROMISED = "The noise that the plan promises in the decrypted sums"
 
 
 @dataclass(frozen=True)
@@ -50,26 +55,25 @@ class Rehearsal:
 
     Attributes:
         result: of the run itself.
-        guesses: made and right, against the claim.
-        claim: the epsilon that was tested. delta: of the claim.
-        chance: the largest probability of so many right guesses if the claim holds.
-        noise_guesses: made and right, fewer and surer ones, against the noise that the plan promises in the
-            sums. noise_chance: of those, if the noise is there; None for a run without noise.
-        lower_bound: the largest epsilon that the guesses speak against at the confidence asked for.
-        confidence: of the lower bound.
+        tests: every kind of guesses, those first that look at the sums.
         rounds: how many decrypted sums were looked at.
+        decryption: attempts to decrypt with what the server held.
     """
 
     result: RunResult
-    guesses: Guesses
-    claim: float
-    delta: float
-    chance: float
-    noise_guesses: Guesses
-    noise_chance: float | None
-    lower_bound: float
-    confidence: float
+    tests: tuple[CanaryTest, ...]
     rounds: int
+    decryption: Check
+
+    @property
+    def lower_bound(self) -> float:
+        """The largest epsilon that the guesses about the run's own releases speak against."""
+        return max(test.lower_bound for test in self.tests if test.lower_bound is not None)
+
+    @property
+    def provable(self) -> float:
+        """The same, were all guesses right."""
+        return max(test.provable for test in self.tests if test.provable is not None)
 
 
 def rehearse(
@@ -78,10 +82,8 @@ def rehearse(
     out: Path,
     ledger_dir: Path,
     canaries: int,
-    each_side: int,
     claim: float,
     seed: int,
-    confidence: float = 0.95,
     progress: ProgressCallback | None = None,
 ) -> Rehearsal:
     """Make a run of `config` with canaries and count the guesses.
@@ -91,9 +93,9 @@ def rehearse(
 
     Args:
         out: the run directory, new or empty.
-        canaries: how many, dealt to clients in turn. each_side: guessed in, and as many guessed out.
+        canaries: how many of each kind, >= 2, dealt to clients in turn.
         claim: the epsilon to test.
-        seed: of directions, classes and coins.
+        seed: of directions, classes, labels and coins.
 
     Raises:
         UserError: the method has no prototypes, or the numbers do not fit.
@@ -103,139 +105,55 @@ def rehearse(
         raise UserError("prototypes: the run has none, and these canaries are for their sums")
     if config.engine.name != "inprocess":
         raise UserError(f"engine.name = {config.engine.name!r}: what is watched runs in engine 'inprocess'")
-    if not 1 <= each_side <= canaries // 2:
-        raise UserError(
-            f"guesses: {each_side} on each side; must be from 1 to {canaries // 2}, half of the canaries"
-        )
-    witness = _Witness(canaries, np.random.default_rng(seed))
+    if canaries < 2:
+        raise UserError(f"canaries = {canaries}: must be 2 or more")
+    rng = np.random.default_rng(seed)
+    witness = CanaryWitness(canaries, rng)
     result = train(config, out=out, ledger_dir=ledger_dir, progress=progress, witness=witness)
+    tell = progress or (lambda _: None)
+    tell(Progress("guesses about canaries", 0, 1))
     seen = witness.measured()
-    scores, included = seen.evidence(), witness.placed.included
-    guesses, surer = (guess(scores, included, side) for side in (each_side, max(1, canaries // SURER)))
-    noise = None if math.isinf(seen.mu) else chance_of_guesses(surer, GaussianDP(seen.mu))
-    delta = config.privacy.delta
-    return Rehearsal(
+    tests = [*_of_sums(witness, seen, claim), *_of_records(witness, out, claim)]
+    if config.is_public and training_can_be_audited(witness.plan):
+        tests.append(audit_training(witness.plan, canaries, rng, config.data.root))
+    found = Rehearsal(
         result=result,
-        guesses=guesses,
-        claim=claim,
-        delta=delta,
-        chance=chance_of_guesses(guesses, ApproximateDP(claim, delta)),
-        noise_guesses=surer,
-        noise_chance=noise,
-        lower_bound=epsilon_lower_bound(guesses, delta, confidence),
-        confidence=confidence,
+        tests=tuple(tests),
         rounds=seen.rounds,
+        decryption=attempt_decryption(witness.public_context, witness.ciphertexts(), witness.plan.ckks),
     )
+    tell(Progress("guesses about canaries", 1, 1))
+    return found
 
 
-@dataclass
-class _Witness:
-    """Plants the canaries and keeps what the server sees of the sums. Private to one rehearsal."""
-
-    count: int
-    rng: np.random.Generator
-    plan: RunPlan = field(init=False)
-    placed: SumCanaries = field(init=False)
-    _asked: dict[str, dict[str, np.ndarray]] = field(default_factory=dict, init=False)
-    _sums: dict[str, tuple[np.ndarray, list[str]]] = field(default_factory=dict, init=False)
-    _deciding: str = field(default="", init=False)
-
-    def begin(self, federation: Federation, run_id: str, plan: RunPlan) -> None:
-        """Deal the canaries to the clients in turn."""
-        self.plan = plan
-        self.placed = SumCanaries.draw(plan.code_dim, plan.num_classes, self.count, self.rng)
-        owners = np.arange(self.count) % len(federation.clients)
-        for number, client in enumerate(federation.clients):
-            mine = self.placed.included & (owners == number)
-            home = ClientHome(federation.home / client, client)
-            plant_codes(home.cache(run_id), self.placed.codes[mine], self.placed.labels[mine])
-
-    def observe(self, kind: Literal["request", "reply"], node_id: int, message: bytes) -> None:
-        """Keep broadcasts and sums; everything else passes."""
-        from flwr.common.serde import message_from_proto
-        from flwr.proto.message_pb2 import Message as MessageProto
-
-        proto = MessageProto.FromString(message)
-        action = proto.metadata.message_type
-        wanted: dict[tuple[str, str], Any] = {
-            ("request", PrototypeRequest.action): self._on_asked,
-            ("request", DecryptRequest.action): self._on_deciding,
-            ("reply", DecryptReply.action): self._on_sum,
-        }
-        handle = wanted.get((kind, action))
-        if handle is not None:
-            received = message_from_proto(proto)
-            if not received.has_error():
-                handle(received.content)
-
-    def _on_asked(self, content: Any) -> None:
-        request = decode(PrototypeRequest, content)
-        self._asked.setdefault(request.round_id, request.broadcast)
-
-    def _on_deciding(self, content: Any) -> None:
-        self._deciding = decode(DecryptRequest, content).round_id
-
-    def _on_sum(self, content: Any) -> None:
-        reply = decode(DecryptReply, content)
-        if reply.code == "ok":
-            self._sums[self._deciding] = (reply.values["sum"], reply.contributors)
-
-    def measured(self) -> Evidence:
-        """All rounds of the prototypes whose sum came, together."""
-        evidence = Evidence(self.count)
-        codes, labels = self._known_records()
-        for wanted in self.plan.rounds:
-            if wanted.release not in PROTOTYPE_ROUNDS or wanted.round_id not in self._sums:
-                continue
-            total, contributors = self._sums[wanted.round_id]
-            broadcast = self._asked[wanted.round_id]
-            known = _without_noise(wanted, _as_released(wanted, codes, broadcast), labels, broadcast)
-            found = measure(
-                wanted.mechanism,
-                total,
-                known,
-                _as_released(wanted, self.placed.codes, broadcast),
-                self.placed.labels,
-                broadcast.get("weights"),
-                len(contributors),
-            )
-            evidence.add(found, _mu(wanted, len(contributors)))
-        return evidence
-
-    def _known_records(self) -> tuple[np.ndarray, np.ndarray]:
-        """Codes and labels of all clients' records: the auditor knows them, as the worst adversary does."""
-        from mosaic_secure.models.encoders import encode
-
-        config, encoder = self.plan.config, self.plan.encoder()
-        parts = [load_client(config, index, config.data.root) for index in range(config.clients.count)]
-        codes = [encode(encoder, part.images) for part in parts]
-        return np.concatenate(codes), np.concatenate([part.labels for part in parts])
+def _of_sums(witness: CanaryWitness, seen: Evidence, claim: float) -> list[CanaryTest]:
+    scores, included = seen.evidence(), witness.codes.included
+    delta = witness.plan.budget.delta
+    tests = [against_epsilon(SUMS, _claim(claim), scores, included, claim, delta)]
+    if not math.isinf(seen.mu):
+        tests.append(against_noise(NOISE, PROMISED, scores, included, seen.mu))
+    return tests
 
 
-def _mu(wanted: EncryptedRound, contributors: int) -> float:
-    """What one record may change in the sum, in standard deviations of the noise that the plan promises."""
-    mechanism = wanted.mechanism
-    if mechanism.noise_multiplier == 0:
-        return math.inf
-    return math.sqrt(mechanism.honest / contributors) / mechanism.noise_multiplier
+def _of_records(witness: CanaryWitness, out: Path, claim: float) -> list[CanaryTest]:
+    """What an outsider sees: every client's classifier, the final model, and synthetic records."""
+    canaries, delta = witness.records, witness.plan.budget.delta
+    if len(canaries.labels) < 2:
+        return []
+    run = RunDirectory.open(out)
+    scores = {}
+    classifiers = witness.classifiers()
+    if len(classifiers) == witness.plan.config.clients.count > 1:
+        scores[CLASSIFIERS] = classifier_scores(classifiers, canaries)
+    scores[MODEL] = model_scores(load(run).module, canaries)
+    if any(run.has(f"{folder}/{INDEX}") for folder in (SAMPLER, GENERATORS)):
+        made = draw(out, SYNTHETIC_RECORDS, int(witness.rng.integers(2**31)))
+        scores[SYNTHETIC] = synthetic_scores(made.images, made.labels, canaries)
+    return [
+        against_epsilon(name, _claim(claim), found, canaries.included, claim, delta)
+        for name, found in scores.items()
+    ]
 
 
-def _as_released(wanted: EncryptedRound, codes: np.ndarray, broadcast: dict[str, np.ndarray]) -> np.ndarray:
-    """Codes as a client has them right before it releases."""
-    from mosaic_secure.models.encoders import centre_codes
-
-    if wanted.release == "centre":
-        return codes
-    centred = centre_codes(codes, broadcast["centre"])
-    return centred.astype(np.float32) @ broadcast["metric"] if "metric" in broadcast else centred
-
-
-def _without_noise(
-    wanted: EncryptedRound, codes: np.ndarray, labels: np.ndarray, broadcast: dict[str, np.ndarray]
-) -> np.ndarray:
-    """What the records alone sum to, [length], on the mechanism's grid."""
-    from privacy.randomness import NoiseSource
-
-    silent = replace(wanted.mechanism, noise_multiplier=0.0, limit=2**62)
-    nothing = NoiseSource(bytes(32), "no-noise-is-drawn")
-    return silent.release(codes, labels, nothing, broadcast.get("weights"))
+def _claim(claim: float) -> str:
+    return f"The claim of epsilon {claim:.4g}"

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from attacks.rates import adjusted
+from mosaic_secure.audit.canary_tests import FAMILY_WISE_ERROR, WEIGHTS
 
 if TYPE_CHECKING:
+    from mosaic_secure.audit.canary_tests import CanaryTest
     from mosaic_secure.audit.server_view import Check
 
-__all__ = ["FAMILY_WISE_ERROR", "Verdict", "decide"]
-
-FAMILY_WISE_ERROR = 0.01
+__all__ = ["Verdict", "decide"]
 
 
 @dataclass(frozen=True)
@@ -38,35 +38,36 @@ class Verdict:
     adjusted: Mapping[str, float]
 
 
-def decide(
-    claim: float, p_values: Mapping[str, float], checks: Sequence[Check], of: Mapping[str, str] | None = None
-) -> Verdict:
+def decide(claim: float, tests: Sequence[CanaryTest], checks: Sequence[Check]) -> Verdict:
     """The verdict.
 
     Args:
         claim: the epsilon that was tested.
-        p_values: of the tests that count, by name.
+        tests: of which those that count are weighed.
         checks: of what the server saw.
-        of: test -> what it is of, at the beginning of a sentence; the claim where nothing is said.
     """
-    found = adjusted(p_values)
+    counting = {test.name: test for test in tests if test.counts}
+    found = adjusted({name: test.chance for name, test in counting.items()}, WEIGHTS)
     broken = [check for check in checks if check.passed is False]
     fallen = sorted((name for name, value in found.items() if value <= FAMILY_WISE_ERROR), key=found.get)
     if broken:
         return Verdict("fail", f"The run broke its own rules ({broken[0].name}): {broken[0].found}.", found)
     if fallen:
         name = fallen[0]
-        what = (of or {}).get(name, f"The claim of epsilon {claim:.4g}")
         chance = f"{max(found[name], 1e-300):.2g}"
         sentence = (
-            f"{what} is refuted by {name}: if it held, what was seen would have a chance of at most {chance}."
+            f"{counting[name].tested} is refuted by {name}: if it held, what was seen would have a chance of "
+            f"at most {chance}."
         )
         return Verdict("fail", sentence, found)
+    if not found and tests:
+        sentence = f"No verdict: so few canaries cannot refute epsilon {claim:.4g}, all guesses right."
+        return Verdict("none", sentence, found)
     if not found:
         sentence = (
             "No verdict: this audit describes the run as it is, and only a fresh run with canaries "
             f"(--retrain) can refute epsilon {claim:.4g}."
         )
         return Verdict("none", sentence, found)
-    tested = " and by ".join(sorted(found))
+    tested = f"{', '.join(found)}" if len(found) == 1 else f"{', '.join([*found][:-1])} and {[*found][-1]}"
     return Verdict("pass", f"The claim of epsilon {claim:.4g} was tested by {tested}, and stands.", found)

@@ -115,7 +115,7 @@ def _headline(strongest: tuple[str, Mapping[str, Any]] | None, sound: bool) -> s
 
 
 def _below(audit: Mapping[str, Any]) -> str:
-    if audit["canaries"] is None:
+    if not audit["canaries"]:
         return "nothing was tested; a fresh run with canaries would show a lower bound."
     least = f"with {_percent(audit['confidence'])} confidence at least {_short(audit['epsilon_lower_bound'])}"
     if audit["epsilon_lower_bound"] > audit["epsilon_claimed"]:
@@ -149,6 +149,13 @@ def _command(audit: Mapping[str, Any]) -> str:
         words += ["--claim", _short(request["claim"])]
     if request["retrain"]:
         words += ["--retrain", "--canaries", str(request["canaries"])]
+    if request["classifiers"]:
+        words += ["--classifiers", "--shadows", str(request["shadows"])]
+    if request["pipelines"]:
+        words += ["--pipelines", str(request["pipelines"])]
+    for name in ("data", "others", "out"):
+        if request[name]:
+            words += [f"--{name}", request[name]]
     return shlex.join([*words, "--seed", str(request["seed"])])
 
 

@@ -105,14 +105,21 @@ def test_holms_adjustment():
     assert adjusted({"a": 0.9, "b": 0.8}) == {"a": 1.0, "b": 1.0}
 
 
+def test_holms_adjustment_with_weights():
+    """The heavy test needs half as much evidence as with equal weights; what is left goes to the other."""
+    assert adjusted({"a": 0.004, "b": 0.5}, {"a": 3.0, "b": 1.0}) == pytest.approx({"a": 0.016 / 3, "b": 0.5})
+    assert adjusted({"a": 0.02, "b": 0.02}, {"a": 1.0, "b": 1.0}) == adjusted({"a": 0.02, "b": 0.02})
+
+
 def test_holm_errs_in_one_family_of_a_hundred():
     """20 true hypotheses, all of one and the same draw or all of their own; above 30 of 1,000 by chance in
     less than one of a million seeds."""
     rng = np.random.default_rng(2)
     for shared in (False, True):
         families = rng.random((1000, 1 if shared else 20)) * np.ones(20)
-        errors = sum(min(adjusted(dict(enumerate(map(float, f)))).values()) <= 0.01 for f in families)
-        assert errors <= 30
+        for weights in (None, {number: 1.0 + 5 * (number == 3) for number in range(20)}):
+            rows = (adjusted(dict(enumerate(map(float, family))), weights) for family in families)
+            assert sum(min(row.values()) <= 0.01 for row in rows) <= 30
 
 
 @pytest.mark.parametrize("bad", [np.array([]), np.array([1.0, np.nan])])
@@ -129,5 +136,7 @@ def test_values_out_of_range_are_refused():
         binomial_interval(1, 5, 1.0)
     with pytest.raises(ValueError, match="prior"):
         precision(0.1, 0.1, 2.0)
-    with pytest.raises(ValueError, match="p-value of x"):
+    with pytest.raises(ValueError, match="x: p-value must be in"):
         adjusted({"x": 1.5})
+    with pytest.raises(ValueError, match="weight above 0; got 0.5, 0.0"):
+        adjusted({"x": 0.5}, {"x": 0.0})

@@ -50,7 +50,7 @@ def test_an_audit_describes_a_run_and_gives_no_verdict(copied: Path):
     folder = Path(found["report"]).parent
     assert sorted(path.name for path in folder.iterdir()) == ["audit.json", "manifest.json", "report.html"]
     written = json.loads((folder / "audit.json").read_text())
-    assert written["sentence"] == found["sentence"] and written["schema_version"] == 1
+    assert written["sentence"] == found["sentence"] and written["schema_version"] == 2
     checked = command("verify", copied)
     assert checked.status == 0 and "1 audits" in checked.out
     (folder / "audit.json").write_text("{}")
@@ -69,9 +69,10 @@ def test_a_run_without_noise_is_refuted_by_a_rehearsal(tmp_path: Path):
     assert outcome.status == 3, outcome.err
     found = outcome.json
     assert found["verdict"] == "fail" and found["epsilon_lower_bound"] > 4.0
-    assert found["canaries"] == {"canaries": 500, "made": 400, "correct": 400}
+    assert found["canaries"][0]["guesses"] == {"canaries": 500, "made": 400, "correct": 400}
     assert list(found["p_values"]) == ["canaries in the prototype sums"]  # no noise was promised
     assert found["epsilon_provable_at_most"] == pytest.approx(found["epsilon_lower_bound"])
+    assert found["checks"][-1]["name"] == "attempts to decrypt" and found["checks"][-1]["passed"]
     assert found["p_values"]["canaries in the prototype sums"] <= 0.01
     assert "The claim of epsilon 4 is refuted" in outcome.out
     assert not list(run.rglob("rehearsal"))  # neither its records nor its ledgers stay
@@ -84,6 +85,9 @@ def test_a_run_without_noise_is_refuted_by_a_rehearsal(tmp_path: Path):
         (("--claim", "nan"), "--claim nan: must be finite and > 0"),
         (("--canaries", "3"), "--canaries 3: must be from 10 to 5000"),
         (("--seed", "-1"), "--seed -1: must be 0 or more"),
+        (("--shadows", "7"), "--shadows 7: must be an even number from 8 to 4096"),
+        (("--pipelines", "3"), "--pipelines 3: must be 0, or an even number from 4 to 4096"),
+        (("--out", "mine"), "--out: is for private data"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(run: Path, options: tuple[str, ...], says: str):
@@ -101,12 +105,25 @@ def test_what_is_no_sealed_run_is_refused(tmp_path: Path, copied: Path):
     assert not (copied / "audits").exists()
 
 
-def test_a_run_on_private_data_is_refused_before_anything_is_looked_at(copied: Path, monkeypatch):
+def test_a_run_on_private_data_is_refused_before_anything_is_looked_at(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """Its numbers would be statistics of private records, in a folder that is not its clients'."""
     private = SimpleNamespace(is_public=False, method="mosaic", no_noise=False)
     monkeypatch.setattr(run_audit, "run_config", lambda *_: private)
-    monkeypatch.setattr(run_audit, "public_records", lambda *_, **__: pytest.fail("records were read"))
-    assert "data are private" in command("audit", copied).refusal
+    for reads in ("public_records", "private_records"):
+        monkeypatch.setattr(run_audit, reads, lambda *_, **__: pytest.fail("records were read"))
+    assert "--data: this run's data are private" in command("audit", copied).refusal
+    given = ["--data", tmp_path, "--others", tmp_path]
+    assert "--out: this run's data are private" in command("audit", copied, *given).refusal
+    inside = command("audit", copied, *given, "--out", copied / "mine")
+    assert "lies in the run, which others may see" in inside.refusal
+    given += ["--out", tmp_path / "mine"]
+    assert "name them by --ledger-dir" in command("audit", copied, *given, "--retrain").refusal
+    assert (
+        "--pipelines: trains on records again" in command("audit", copied, *given, "--pipelines", 8).refusal
+    )
+    assert not (tmp_path / "mine").exists()
     assert not (copied / "audits").exists()
 
 
@@ -125,19 +142,18 @@ def test_an_honest_run_stands_and_the_noise_of_its_sums_too(repeatable: Path):
     assert set(found["p_values"]) == {
         "canaries in the prototype sums",
         "canaries against the planned noise of the sums",
+        "canaries in DP-SGD of a classifier",
     }
-    assert found["request"]["seed"] == 1 and found["canaries_against_noise"]["made"] == 124
+    assert found["request"]["seed"] == 1 and found["canaries"][1]["guesses"]["made"] == 124
 
 
 @pytest.mark.slow
 def test_what_so_many_canaries_cannot_refute_is_not_called_tested(repeatable: Path):
     outcome = command("audit", repeatable, "--retrain", "--canaries", "60", "--seed", "1", "--json")
     assert outcome.status == 0, outcome.err
-    assert list(outcome.json["p_values"]) == ["canaries against the planned noise of the sums"]
-    assert (
-        "epsilon 3.9" in outcome.json["not_tested"][-1]
-        and "cannot refute it" in outcome.json["not_tested"][-1]
-    )
+    assert "canaries in the prototype sums" not in outcome.json["p_values"]
+    said = "by canaries in the prototype sums: epsilon 3.9"
+    assert any(line.startswith(said) and "cannot refute it" in line for line in outcome.json["not_tested"])
 
 
 def test_what_a_killed_audit_left_is_no_damage_and_goes(copied: Path):

@@ -22,9 +22,27 @@ BROWSER = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))),
     None,
 )
+
+
+def canaries(name: str, made: int, correct: int, **changes: Any) -> dict[str, Any]:
+    guesses = {"canaries": 500, "made": made, "correct": correct}
+    row = {"name": name, "guesses": guesses, "epsilon": 4.0, "counts": True, "lower_bound": 0.27}
+    return row | {"provable": 4.75} | changes
+
+
 TESTED = {
-    "canaries": {"canaries": 500, "made": 400, "correct": 231},
-    "canaries_against_noise": {"canaries": 500, "made": 124, "correct": 80},
+    "canaries": [
+        canaries("canaries in the prototype sums", 400, 231),
+        canaries(
+            "canaries against the planned noise of the sums",
+            124,
+            80,
+            epsilon=None,
+            lower_bound=None,
+            provable=None,
+        ),
+        canaries("canaries in the final model", 90, 51, counts=False),
+    ],
     "sums_seen": 18,
     "epsilon_lower_bound": 0.27,
     "epsilon_provable_at_most": 4.75,
@@ -124,7 +142,7 @@ def test_it_says_what_an_officer_must_know(content):
 
 def test_a_tested_claim_is_told_with_what_the_test_could_show(content):
     said = words(read(page(content, **TESTED)))
-    assert "Tested, and the claim stands" in said and "said of 400 canaries" in said
+    assert "Tested, and the claim stands" in said and "231 of 400" in said
     assert "these canaries show at most: 4.75" in said and "shown at least: 0.27" in said
 
 

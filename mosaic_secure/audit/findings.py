@@ -1,0 +1,88 @@
+"""What an audit found, whole, and as it stands in audit.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mosaic_secure import __version__
+from mosaic_secure.audit.canary_tests import FAMILY_WISE_ERROR
+from mosaic_secure.runs.encoding import jsonable
+
+if TYPE_CHECKING:
+    from attacks.summary import Summary
+    from mosaic_secure.audit.rehearsal import Rehearsal
+    from mosaic_secure.audit.request import AuditRequest
+    from mosaic_secure.audit.server_view import Check
+    from mosaic_secure.audit.verdict import Verdict
+
+__all__ = ["Audit"]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found.
+
+    Attributes:
+        path: ``RUN/audits/ID``, or a folder of the clients' own. run: the run directory.
+        claim, delta: what was tested. epsilon: the run's own.
+        confidential: whether the numbers are statistics of private records, for their clients alone.
+        verdict, checks: see their classes.
+        membership, synthetic: attack -> what its scores amount to.
+        rehearsal: the fresh run with canaries, if one was made; `charged` if ledgers paid for it.
+        not_tested: what this audit has not looked at.
+        request: what was asked. run_manifest: of the run. when: UTC, to the minute.
+    """
+
+    path: Path
+    run: str
+    claim: float
+    epsilon: float
+    delta: float
+    confidential: bool
+    verdict: Verdict
+    checks: tuple[Check, ...]
+    membership: Mapping[str, Summary]
+    synthetic: Mapping[str, Summary]
+    rehearsal: Rehearsal | None
+    charged: bool
+    not_tested: tuple[str, ...]
+    request: AuditRequest
+    run_manifest: Mapping[str, Any]
+    when: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """For audit.json and ``--json``."""
+        made = self.rehearsal
+        return jsonable(
+            {
+                "schema_version": 2,
+                "verdict": self.verdict.outcome,
+                "sentence": self.verdict.sentence,
+                "client_confidential": self.confidential,
+                "when": self.when,
+                "run": self.run,
+                "run_id": self.run_manifest["run_id"],
+                "run_digest": self.run_manifest["digest"],
+                "config_hash": self.run_manifest["config_hash"],
+                "request": asdict(self.request),
+                "epsilon_claimed": self.claim,
+                "epsilon_of_the_run": self.epsilon,
+                "delta": self.delta,
+                "epsilon_lower_bound": None if made is None else made.lower_bound,
+                "epsilon_provable_at_most": None if made is None else made.provable,
+                "confidence": 1 - FAMILY_WISE_ERROR,
+                "family_wise_error": FAMILY_WISE_ERROR,
+                "p_values": dict(self.verdict.adjusted),
+                "canaries": [] if made is None else [test.to_dict() for test in made.tests],
+                "sums_seen": None if made is None else made.rounds,
+                "charged": self.charged,
+                "checks": [asdict(check) for check in self.checks],
+                "membership": {name: found.to_dict() for name, found in self.membership.items()},
+                "synthetic": {name: found.to_dict() for name, found in self.synthetic.items()},
+                "not_tested": list(self.not_tested),
+                "mosaic_secure": __version__,
+            }
+        )

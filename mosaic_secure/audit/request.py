@@ -1,0 +1,127 @@
+"""What is asked of an audit, and whether a run allows it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mosaic_secure.audit.canary_tests import SUMS, can_refute
+from mosaic_secure.errors import UserError
+
+if TYPE_CHECKING:
+    from mosaic_secure.config import RunConfig
+
+__all__ = ["MOST_CANARIES", "AuditRequest", "check_request", "tested_claim"]
+
+MOST_CANARIES = 5000
+MOST_SHADOWS = 4096
+
+
+@dataclass(frozen=True)
+class AuditRequest:
+    """What is asked of an audit.
+
+    Attributes:
+        claim: the epsilon to test; None takes the run's.
+        retrain: make a fresh run with canaries.
+        canaries: how many of each kind, >= 10.
+        seed: of everything that an audit draws, >= 0; None draws one, which nobody can know before.
+        data_root: where public data lie; None takes the run's place.
+        data: the records of a run on private data, as its configuration lays them out. others: records of the
+            same kind that were never trained on. out: where the audit of such a run is left; never in the
+            run. ledger_dir: where its parties live; a rehearsal is charged to their ledgers.
+        classifiers: attack each client's released classifier with shadow models. shadows: how many, even.
+        pipelines: whole shadow federations for the global model and the synthetic records, even; 0 for none.
+    """
+
+    claim: float | None = None
+    retrain: bool = False
+    canaries: int = 500
+    seed: int | None = None
+    data_root: str | None = None
+    data: str | None = None
+    others: str | None = None
+    out: str | None = None
+    ledger_dir: str | None = None
+    classifiers: bool = False
+    shadows: int = 64
+    pipelines: int = 0
+
+
+def tested_claim(request: AuditRequest, epsilon: float) -> float:
+    """The epsilon to test.
+
+    Args:
+        epsilon: the run's.
+
+    Raises:
+        UserError: it is not finite and above 0.
+    """
+    claim = epsilon if request.claim is None else request.claim
+    if not 0 < claim < math.inf:
+        said = "the run has none; name the one to test" if request.claim is None else "must be finite and > 0"
+        raise UserError(f"--claim {claim:g}: {said}, such as --claim 4")
+    return claim
+
+
+def check_request(request: AuditRequest, config: RunConfig, run: Path, claim: float, delta: float) -> None:
+    """Refuse what cannot be done, before anything is looked at.
+
+    Raises:
+        UserError: one line that says what would be right.
+    """
+    if not 10 <= request.canaries <= MOST_CANARIES:
+        raise UserError(f"--canaries {request.canaries}: must be from 10 to {MOST_CANARIES}")
+    if request.seed is None or request.seed < 0:
+        raise UserError(f"--seed {request.seed}: must be 0 or more")
+    if not 8 <= request.shadows <= MOST_SHADOWS or request.shadows % 2:
+        raise UserError(f"--shadows {request.shadows}: must be an even number from 8 to {MOST_SHADOWS}")
+    if request.pipelines and (not 4 <= request.pipelines <= MOST_SHADOWS or request.pipelines % 2):
+        raise UserError(
+            f"--pipelines {request.pipelines}: must be 0, or an even number from 4 to {MOST_SHADOWS}"
+        )
+    if config.is_public:
+        for name in ("data", "others", "out"):
+            if getattr(request, name):
+                raise UserError(f"--{name}: is for private data, and this run's are public; leave it out")
+    else:
+        _check_private(request, run)
+    if request.retrain and (config.method != "mosaic" or not config.prototypes.enabled):
+        raise UserError("--retrain: its canaries are for the prototypes, and this run has none")
+    if request.retrain and config.no_noise and not can_refute(SUMS, request.canaries, claim, delta):
+        raise UserError(
+            f"--canaries {request.canaries}: even if every guess were right, they could not refute epsilon "
+            f"{claim:.4g}; {_enough(claim, delta)}"
+        )
+
+
+def _check_private(request: AuditRequest, run: Path) -> None:
+    for name, what in (
+        ("data", "the folder of its records"),
+        ("others", "records of the same kind that were never trained on"),
+        ("out", "a folder of its clients, since what is found is for them alone"),
+    ):
+        if not getattr(request, name):
+            raise UserError(
+                f"--{name}: this run's data are private, so it is audited where they are; name {what}"
+            )
+    out, inside = Path(request.out).resolve(), run.resolve()
+    if out == inside or inside in out.parents:
+        raise UserError(f"--out {request.out}: lies in the run, which others may see; name another folder")
+    if request.retrain and not request.ledger_dir:
+        raise UserError(
+            "--retrain: on private data it is a full second run, charged to the ledgers; name them by "
+            "--ledger-dir"
+        )
+    if request.classifiers or request.pipelines:
+        given = "classifiers" if request.classifiers else "pipelines"
+        raise UserError(f"--{given}: trains on records again and again, which only public data allow")
+
+
+def _enough(claim: float, delta: float) -> str:
+    for canaries in (100, 200, 500, 1000, 2000, 3000, 4000, MOST_CANARIES):
+        if can_refute(SUMS, canaries, claim, delta):
+            return f"use --canaries {canaries}"
+    return "no number of canaries that is affordable here could; test a smaller --claim"
