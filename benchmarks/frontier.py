@@ -161,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", action="append", default=[], help="rows whose name holds this text")
     parser.add_argument("--seeds", default="0,1,2", help="of these seeds only, comma-separated")
-    parser.add_argument("--timeout", type=float, default=3600, help="seconds after which a run is killed")
+    parser.add_argument("--timeout", type=float, default=14400, help="seconds after which a run is killed")
     parser.add_argument("--list", action="store_true")
     options = parser.parse_args(argv)
     chosen = [r for r in rows() if not options.only or any(text in r.name for text in options.only)]

@@ -1,4 +1,4 @@
-"""An audit of a run on private images: made where they are, kept from the run, and charged where it trains."""
+"""An audit of a run on private images: made where they are, kept from the run, charged where it trains."""
 
 from __future__ import annotations
 
