@@ -40,6 +40,10 @@ def audit(
         int | None,
         typer.Option(metavar="NUMBER", help="Seed of all that the audit draws.", show_default="drawn anew"),
     ] = None,
+    fpr: Annotated[
+        float | None,
+        typer.Option(metavar="RATE", help="False alarms to report first.", show_default="0.01"),
+    ] = None,
     classifiers: Annotated[
         bool,
         typer.Option("--classifiers", help="Attack each client's released classifier, with shadow models."),
@@ -105,6 +109,7 @@ def audit(
         classifiers=classifiers,
         shadows=shadows,
         pipelines=pipelines,
+        fpr=fpr,
     )
     try:
         with terminate_as_interrupt(), shown() as progress:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from attacks.summary import Summary
     from mosaic_secure.audit.rehearsal import Rehearsal
     from mosaic_secure.audit.request import AuditRequest
-    from mosaic_secure.audit.server_view import Check
+    from mosaic_secure.audit.server_view import Check, Received
     from mosaic_secure.audit.verdict import Verdict
 
 __all__ = ["Audit"]
@@ -29,7 +29,7 @@ class Audit:
         path: ``RUN/audits/ID``, or a folder of the clients' own. run: the run directory.
         claim, delta: what was tested. epsilon: the run's own.
         confidential: whether the numbers are statistics of private records, for their clients alone.
-        verdict, checks: see their classes.
+        verdict, checks, received: see their classes.
         membership, synthetic: attack -> what its scores amount to.
         rehearsal: the fresh run with canaries, if one was made; `charged` if ledgers paid for it.
         not_tested: what this audit has not looked at.
@@ -44,6 +44,7 @@ class Audit:
     confidential: bool
     verdict: Verdict
     checks: tuple[Check, ...]
+    received: tuple[Received, ...]
     membership: Mapping[str, Summary]
     synthetic: Mapping[str, Summary]
     rehearsal: Rehearsal | None
@@ -80,6 +81,7 @@ class Audit:
                 "sums_seen": None if made is None else made.rounds,
                 "charged": self.charged,
                 "checks": [asdict(check) for check in self.checks],
+                "received": [asdict(row) for row in self.received],
                 "membership": {name: found.to_dict() for name, found in self.membership.items()},
                 "synthetic": {name: found.to_dict() for name, found in self.synthetic.items()},
                 "not_tested": list(self.not_tested),

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from attacks.rates import resolvable
+from attacks.summary import FALSE_ALARMS
 from mosaic_secure.audit.canary_tests import SUMS, can_refute
 from mosaic_secure.errors import UserError
 
 if TYPE_CHECKING:
     from mosaic_secure.config import RunConfig
 
-__all__ = ["MOST_CANARIES", "AuditRequest", "check_request", "tested_claim"]
+__all__ = ["MOST_CANARIES", "AuditRequest", "check_request", "check_resolvable", "tested_claim"]
 
 MOST_CANARIES = 5000
 MOST_SHADOWS = 4096
@@ -33,6 +35,7 @@ class AuditRequest:
             same kind that were never trained on. out: where the audit of such a run is left; never in the
             run. ledger_dir: where its parties live; a rehearsal is charged to their ledgers.
         classifiers: attack each client's released classifier with shadow models. shadows: how many, even.
+        fpr: the rate of false alarms to report first; one of `FALSE_ALARMS`, or None for 1 %.
         pipelines: whole shadow federations for the global model and the synthetic records, even; 0 for none.
     """
 
@@ -48,6 +51,7 @@ class AuditRequest:
     classifiers: bool = False
     shadows: int = 64
     pipelines: int = 0
+    fpr: float | None = None
 
 
 def tested_claim(request: AuditRequest, epsilon: float) -> float:
@@ -82,6 +86,9 @@ def check_request(request: AuditRequest, config: RunConfig, run: Path, claim: fl
         raise UserError(
             f"--pipelines {request.pipelines}: must be 0, or an even number from 4 to {MOST_SHADOWS}"
         )
+    if request.fpr is not None and request.fpr not in FALSE_ALARMS:
+        known = ", ".join(f"{rate:g}" for rate in FALSE_ALARMS)
+        raise UserError(f"--fpr {request.fpr:g}: must be one of {known}")
     if config.is_public:
         for name in ("data", "others", "out"):
             if getattr(request, name):
@@ -94,6 +101,19 @@ def check_request(request: AuditRequest, config: RunConfig, run: Path, claim: fl
         raise UserError(
             f"--canaries {request.canaries}: even if every guess were right, they could not refute epsilon "
             f"{claim:.4g}; {_enough(claim, delta)}"
+        )
+
+
+def check_resolvable(request: AuditRequest, others: int) -> None:
+    """Refuse a rate of false alarms that so many records nobody trained on cannot tell.
+
+    Raises:
+        UserError: there are too few.
+    """
+    if request.fpr is not None and not resolvable(others, request.fpr):
+        raise UserError(
+            f"--fpr {request.fpr:g}: needs {round(1 / request.fpr)} records that nobody trained on, and "
+            f"there are {others}; name a larger rate"
         )
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from mosaic_secure.audit.canary_tests import CanaryTest
 from mosaic_secure.audit.findings import Audit
 from mosaic_secure.audit.records import private_records, public_records, run_config
-from mosaic_secure.audit.request import AuditRequest, check_request, tested_claim
-from mosaic_secure.audit.server_view import check_server_view
+from mosaic_secure.audit.request import AuditRequest, check_request, check_resolvable, tested_claim
+from mosaic_secure.audit.server_view import check_server_view, what_was_received
 from mosaic_secure.audit.verdict import decide
 from mosaic_secure.audit.working_folder import working_folder
 from mosaic_secure.config import RunConfig
@@ -70,6 +70,7 @@ def audit(path: str | Path, request: AuditRequest, progress: ProgressCallback | 
         checks = check_server_view(run, tuple(p for p in run.path.resolve().parent.iterdir() if p.is_dir()))
         tell(Progress("what the server saw", 1, 1))
         records = _records(run, config, request)
+        check_resolvable(request, int((~records.members).sum()))
         tell(Progress("membership", 0, 2, note="the global model"))
         membership = {"confidence of the global model": describe_model(run, records, epsilon, delta)}
         tell(Progress("membership", 1, 2, note="synthetic records"))
@@ -88,6 +89,7 @@ def audit(path: str | Path, request: AuditRequest, progress: ProgressCallback | 
             confidential=not config.is_public,
             verdict=decide(claim, tests, checks),
             checks=checks,
+            received=what_was_received(run),
             membership=membership,
             synthetic=synthetic,
             rehearsal=rehearsal,

@@ -19,7 +19,7 @@ from mosaic_secure.protocol.log import SCHEMA_VERSION, walk
 from mosaic_secure.runs.directory import RunDirectory
 from privacy.ledger_check import verify_excerpt
 
-__all__ = ["Check", "check_server_view"]
+__all__ = ["Check", "Received", "check_server_view", "what_was_received"]
 
 MESSAGES = "messages.jsonl"
 
@@ -63,6 +63,49 @@ def check_server_view(run: RunDirectory, others: Sequence[Path] = ()) -> tuple[C
         _signed(excerpts, run.run_id),
         _in_the_ledger(log, excerpts, rejected),
         _no_more_than_planned(excerpts),
+    )
+
+
+@dataclass(frozen=True)
+class Received:
+    """What one role got from another in a run, by the class of the fields.
+
+    Attributes:
+        role, source: who got it, and from whom.
+        kind: class of the fields, as the trust map names it.
+        fields: names of the fields that held anything, sorted. messages: how many messages. bytes: in all.
+    """
+
+    role: str
+    source: str
+    kind: str
+    fields: tuple[str, ...]
+    messages: int
+    bytes: int
+
+
+def what_was_received(run: RunDirectory) -> tuple[Received, ...]:
+    """The trust map as it happened: every class of field that reached a role, and how much of it.
+
+    Raises:
+        UserError: as of `check_server_view`.
+    """
+    log = _Log(run.read_bytes(MESSAGES), str(run.path / MESSAGES))
+    names: dict[tuple[str, str, str], set[str]] = defaultdict(set)
+    messages: Counter[tuple[str, str, str]] = Counter()
+    sizes: Counter[tuple[str, str, str]] = Counter()
+    for line in log.lines:
+        told: dict[str, int] = defaultdict(int)
+        for field in line["fields"].values():
+            if field["bytes"]:
+                told[field["class"]] += field["bytes"]
+                names[line["dst_role"], line["src_role"], field["class"]].add(field["name"])
+        for kind, size in told.items():
+            key = (line["dst_role"], line["src_role"], kind)
+            messages[key] += 1
+            sizes[key] += size
+    return tuple(
+        Received(*key, tuple(sorted(names[key])), messages[key], sizes[key]) for key in sorted(messages)
     )
 
 

@@ -26,6 +26,14 @@ _TRUST = {
     "distributed": "The noise of a sum is shared by the clients: the guarantee needs the stated number of "
     "honest ones, and a key authority that does not collude with the server.",
 }
+_KINDS = {
+    "control": "what the protocol itself needs",
+    "public": "what everybody may know",
+    "signature": "signatures",
+    "dp_release": "releases with noise of the client's own",
+    "ciphertext": "encrypted contributions",
+    "sum": "decrypted sums",
+}
 _ILLUSTRATIONS = ("nearness", "nearest-neighbour ratio")
 
 
@@ -45,7 +53,7 @@ def audit_page(audit: Mapping[str, Any], statement: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"short": _short, "percent": _percent}
+    environment.filters |= {"short": _short, "percent": _percent, "size": _size}
     attacks = {
         f"{kind}: {name}": found
         for kind, group in (("model", audit["membership"]), ("synthetic", audit["synthetic"]))
@@ -54,7 +62,7 @@ def audit_page(audit: Mapping[str, Any], statement: Mapping[str, Any]) -> str:
     }
     epsilon, delta = float(audit["epsilon_of_the_run"]), float(audit["delta"])
     ceiling = None if math.isinf(epsilon) else lambda fpr: tpr_ceiling(epsilon, delta, fpr)
-    strongest = _strongest(attacks)
+    strongest = _strongest(attacks, audit["request"]["fpr"])
     sound = audit["verdict"] != "fail" and statement["randomness"]["secure"]
     lower = audit["epsilon_lower_bound"]
     return environment.get_template("audit.html").render(
@@ -65,6 +73,7 @@ def audit_page(audit: Mapping[str, Any], statement: Mapping[str, Any]) -> str:
         words=_WORDS,
         marks=_MARKS,
         trust=_TRUST,
+        kinds=_KINDS,
         illustrations=_ILLUSTRATIONS,
         claim=_short(audit["epsilon_claimed"]),
         epsilon=_short(epsilon),
@@ -84,9 +93,9 @@ def audit_page(audit: Mapping[str, Any], statement: Mapping[str, Any]) -> str:
     )
 
 
-def _strongest(attacks: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
-    """The attack that catches most at 1 % false alarms, or at another rate where that cannot be told."""
-    for fpr in (0.01, 0.1, 0.001):
+def _strongest(attacks: Mapping[str, Any], wanted: float | None) -> tuple[str, Mapping[str, Any]] | None:
+    """The attack that catches most at the wanted rate of false alarms, else at 1 % or another."""
+    for fpr in (wanted, 0.01, 0.1, 0.001):
         rows = [
             (name, row)
             for name, found in attacks.items()
@@ -147,6 +156,8 @@ def _command(audit: Mapping[str, Any]) -> str:
     words = ["mosaic-secure", "audit", audit["run"]]
     if request["claim"] is not None:
         words += ["--claim", _short(request["claim"])]
+    if request["fpr"] is not None:
+        words += ["--fpr", f"{request['fpr']:g}"]
     if request["retrain"]:
         words += ["--retrain", "--canaries", str(request["canaries"])]
     if request["classifiers"]:
@@ -161,6 +172,13 @@ def _command(audit: Mapping[str, Any]) -> str:
 
 def _short(value: float | str) -> str:
     return str(value) if isinstance(value, str) else f"{value:.3g}"
+
+
+def _size(count: int) -> str:
+    for unit, width in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= width:
+            return f"{count / width:.3g}\N{NO-BREAK SPACE}{unit}"
+    return f"{count}\N{NO-BREAK SPACE}bytes"
 
 
 def _percent(value: float) -> str:

@@ -46,6 +46,9 @@ def test_an_audit_describes_a_run_and_gives_no_verdict(copied: Path):
     assert model["members"] == 240 and model["caught"][0]["rate"] is None  # too few for one in a thousand
     assert model["caught"][2]["rate"]["value"] <= model["caught"][2]["at_most"]
     assert set(found["synthetic"]) == {"density ratio", "nearness", "nearest-neighbour ratio"}
+    sums = [row for row in found["received"] if row["kind"] == "ciphertext"]
+    assert {(row["role"], row["source"]) for row in sums} == {("server", "client"), ("authority", "server")}
+    assert all(row["fields"] == ["contribution"] or row["bytes"] > 100_000 for row in sums)
     assert "describes, no verdict" in outcome.out and "not tested: LiRA" in outcome.out
     folder = Path(found["report"]).parent
     assert sorted(path.name for path in folder.iterdir()) == ["audit.json", "manifest.json", "report.html"]
@@ -88,6 +91,8 @@ def test_a_run_without_noise_is_refuted_by_a_rehearsal(tmp_path: Path):
         (("--shadows", "7"), "--shadows 7: must be an even number from 8 to 4096"),
         (("--pipelines", "3"), "--pipelines 3: must be 0, or an even number from 4 to 4096"),
         (("--out", "mine"), "--out: is for private data"),
+        (("--fpr", "0.2"), "--fpr 0.2: must be one of 0.001, 0.01, 0.1"),
+        (("--fpr", "0.001"), "needs 1000 records that nobody trained on, and there are 180"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(run: Path, options: tuple[str, ...], says: str):
