@@ -1,4 +1,4 @@
-"""The clients' own classifiers, as they released them: kept with every run, and all that a "local" run has."""
+"""The clients' classifiers as they released them: kept with every run, and all that a "local" run has."""
 
 from __future__ import annotations
 
