@@ -43,12 +43,21 @@ def test_confidences_out_of_all_proportion_are_no_error():
 
 
 def test_views_are_the_image_and_its_moves():
-    image = torch.arange(2 * 9, dtype=torch.float32).view(2, 1, 3, 3) + 1
-    views = shifted_views(image, 9)
-    assert views.shape == (2, 9, 1, 3, 3) and torch.equal(views[:, 0], image)
-    moved = {tuple(view.flatten().tolist()) for view in views[0]}
-    assert len(moved) == 9 and (5, 6, 0, 8, 9, 0, 0, 0, 0) in moved
-    assert len({tuple(view.flatten().tolist()) for view in shifted_views(image, MOST_VIEWS)[0]}) == 25
+    """Of 32 pixels a side a move is by one pixel, of 8 by a quarter."""
+    image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    views = shifted_views(image, MOST_VIEWS)
+    assert views.shape == (2, 25, 3, 32, 32) and torch.equal(views[:, 0], image)
+    up = torch.cat([image[:, :, 1:], torch.zeros(2, 3, 1, 32)], dim=2)
+    assert torch.equal(views[:, 1], up)
+    assert len({view.numpy().tobytes() for view in views[0]}) == 25
+    assert torch.equal(shifted_views(image, 9), views[:, :9])
+    dot = torch.zeros(1, 1, 8, 8)
+    dot[0, 0, 4, 4] = 1
+    around = shifted_views(dot, 9)[0, :, 0]
+    assert around[1, 3:5, 4].tolist() == [0.25, 0.75]
+    assert around[3, 4, 4:6].tolist() == [0.75, 0.25]
+    torch.testing.assert_close(around.sum(dim=(1, 2)), torch.ones(9))
+    assert torch.isfinite(shifted_views(torch.rand(1, 1, 64, 64), MOST_VIEWS)).all()
     for count in (0, MOST_VIEWS + 1):
         with pytest.raises(ValueError, match="must be from 1 to 25"):
             shifted_views(image, count)
