@@ -13,8 +13,8 @@ __all__ = ["MOST_VIEWS", "shifted_views"]
 _REACH = 2
 MOST_VIEWS = (2 * _REACH + 1) ** 2
 STEP = 1 / 32
-"""Of a side, as one move. To a model that was trained on records as they are, one that is moved further is
-another record: on overfitted classifiers of 8x8 digits, whole pixels take LiRA from an area of 0.71 to 0.66."""
+"""Of a side, as one move. What is moved further is another record to a model that was not trained on moved
+ones: on overfitted classifiers of 8x8 digits, whole pixels take LiRA from an area of 0.71 to 0.66."""
 
 
 def shifted_views(images: Tensor, count: int) -> Tensor:
