@@ -44,6 +44,8 @@ class Recipe:
         noise_multiplier: standard deviation of the noise on a step's summed gradient, in units of `clip`;
             needs one.
         ema_decay: in [0, 1); above 0 the model ends as the running average of its iterates.
+        expected_batch: what a step's summed gradient is divided by, > 0; None takes the sample rate times the
+            records of a model.
 
     Raises:
         ValueError: a value is out of its range.
@@ -56,6 +58,7 @@ class Recipe:
     clip: float | None = None
     noise_multiplier: float = 0.0
     ema_decay: float = 0.0
+    expected_batch: float | None = None
 
     def __post_init__(self) -> None:
         for name, holds, wanted in (
@@ -67,6 +70,7 @@ class Recipe:
             ("noise_multiplier", 0 <= self.noise_multiplier < math.inf, ">= 0"),
             ("noise_multiplier", self.clip is not None or self.noise_multiplier == 0, "0 without a clip"),
             ("ema_decay", 0 <= self.ema_decay < 1, "in [0, 1)"),
+            ("expected_batch", self.expected_batch is None or self.expected_batch > 0, "> 0 or None"),
         ):
             if not holds:
                 raise ValueError(f"{name} = {getattr(self, name)!r}: must be {wanted}")
@@ -137,7 +141,7 @@ def train_shadows(
             and change no buffer.
         images: float32 [N, ...]. labels: int64 [N].
         inside: bool [S, N].
-        recipe: how each is trained; its expected batch is the sample rate times the records of a model.
+        recipe: how each is trained.
         seed: of initial weights, batches and noise. This noise protects nobody.
         keep: a folder in which finished models are kept, so that a job that was stopped goes on where it was;
             other jobs may use the same one.
@@ -193,7 +197,8 @@ class _Job:
         }
         self._buffers = dict(models[0].named_buffers())
         self._draws = torch.Generator(images.device).manual_seed(seed * 1_000_003 + first)
-        self._expected = recipe.sample_rate * self._inside.sum(dim=1).clamp(min=1)  # [S]
+        own = recipe.sample_rate * self._inside.sum(dim=1).clamp(min=1)  # [S]
+        self._expected = own if recipe.expected_batch is None else torch.full_like(own, recipe.expected_batch)
 
     def run(self, progress: Callable[[int], None]) -> dict[str, Tensor]:
         recipe = self._recipe

@@ -16,7 +16,14 @@ from mosaic_secure.errors import UserError
 if TYPE_CHECKING:
     from mosaic_secure.runs.directory import RunDirectory
 
-__all__ = ["JudgedRecords", "private_records", "public_records", "run_config"]
+__all__ = [
+    "JudgedRecords",
+    "check_membership",
+    "pair_by_class",
+    "private_records",
+    "public_records",
+    "run_config",
+]
 
 MEMBERSHIP = "membership.npz"
 
@@ -73,12 +80,7 @@ def public_records(
         UserError: the run says nothing of membership, the data are not the run's, or they have no test part.
     """
     config = run_config(run, data_root)
-    if not config.is_public or not run.has(MEMBERSHIP):
-        raise UserError(
-            f"{run.path}: says nothing of who was a member (it has no {MEMBERSHIP}): its data are private, "
-            "or it was no simulation; audit it where the records are"
-        )
-    _check_membership(run, config)
+    check_membership(run, config)
     test = load_public_test(config, config.data.root)
     if test is None or len(test[1]) < 4:
         raise UserError(
@@ -136,8 +138,35 @@ def _judged(
     )
 
 
-def _check_membership(run: RunDirectory, config: RunConfig) -> None:
-    """The partition that these data give must be the one that the run wrote down."""
+def pair_by_class(
+    labels: np.ndarray, others: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions in `labels` and in `others`, int64 [P] each: pairs of one class, at random.
+
+    As many as there can be. Members and others that are drawn so have equally many records of each class;
+    without that, a model that knows some classes only would seem to know its members.
+    """
+    first, second = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
+    for name in np.unique(labels):
+        own, strange = (rng.permutation(np.flatnonzero(part == name)) for part in (labels, others))
+        count = min(len(own), len(strange))
+        first.append(own[:count])
+        second.append(strange[:count])
+    order = rng.permutation(sum(map(len, first)))
+    return np.concatenate(first)[order], np.concatenate(second)[order]
+
+
+def check_membership(run: RunDirectory, config: RunConfig) -> None:
+    """The data at hand must be public, and their partition the one that the run wrote down.
+
+    Raises:
+        UserError: they are not.
+    """
+    if not config.is_public or not run.has(MEMBERSHIP):
+        raise UserError(
+            f"{run.path}: says nothing of who was a member (it has no {MEMBERSHIP}): its data are private, "
+            "or it was no simulation; audit it where the records are"
+        )
     with np.load(io.BytesIO(run.read_bytes(MEMBERSHIP)), allow_pickle=False) as stored:
         dealt = load_partition(config, config.data.root)
         same = len(stored.files) == len(dealt) and all(

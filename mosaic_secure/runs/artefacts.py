@@ -1,7 +1,7 @@
 """Networks on disk: weights as safetensors beside a JSON description they are rebuilt from.
 
 The global model is ``global_model.safetensors`` and ``model.json``. A collection (``generators/``,
-``experts/``, ``classifiers/`` of a local run) is one safetensors file a member and an ``index.json`` that
+``experts/``, the clients' ``classifiers/``) is one safetensors file a member and an ``index.json`` that
 describes them all.
 """
 
@@ -109,7 +109,8 @@ def read_global_model(run: RunDirectory) -> tuple[nn.Module, ModelSpec]:
     """
     from mosaic_secure.models.registry import build_classifier
 
-    if run.has(f"{CLASSIFIERS}/{INDEX}"):
+    local = run.sealed and GLOBAL_MODEL not in run.manifest["files"]
+    if local and run.has(f"{CLASSIFIERS}/{INDEX}"):
         raise UserError(
             f"run {run.path} is of method 'local', which has no global model: each client's classifier is in "
             f"{CLASSIFIERS}/"

@@ -1,4 +1,4 @@
-"""The end of a "local" run: every client keeps its own classifier, and nothing is combined."""
+"""The clients' classifiers as they released them: kept with every run, and all that a "local" run has."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import nn
 
 from mosaic_secure.client.training import initial_classifier, set_weights
 from mosaic_secure.models.classifiers import predict_logits
@@ -16,40 +17,43 @@ if TYPE_CHECKING:
     from mosaic_secure.plan import RunPlan
     from mosaic_secure.server.assembly import Releases
 
-__all__ = ["LOCAL_MEAN", "local_classifiers"]
+__all__ = ["LOCAL_MEAN", "client_classifiers", "local_scores"]
 
 LOCAL_MEAN = "local mean"
 
 
-def local_classifiers(
-    plan: RunPlan, releases: Releases, test: tuple[np.ndarray, np.ndarray] | None
-) -> tuple[dict[str, tuple[str, Mapping[str, torch.Tensor]]], dict[str, float], Further]:
-    """Each client's whole classifier, and how good they are on the public test part.
-
-    Args:
-        test: images [N, C, S, S] and labels [N], or None.
-
-    Returns:
-        client id -> (architecture, state dictionary); accuracies by name: every client's, and the mean
-        ("local mean"), the least and the largest of them; further scores, their means alone. No scores
-        without a test part.
-    """
-    states: dict[str, tuple[str, Mapping[str, torch.Tensor]]] = {}
-    found: dict[str, float] = {}
-    outputs: dict[str, torch.Tensor] = {}
+def client_classifiers(plan: RunPlan, releases: Releases) -> dict[str, tuple[str, nn.Module]]:
+    """Each client's whole classifier: client id -> (architecture, network)."""
+    built: dict[str, tuple[str, nn.Module]] = {}
     for client, (architecture, weights) in releases.classifiers.items():
         model = initial_classifier(plan.config, architecture, plan.image_shape, plan.num_classes)
         set_weights(model, weights)
-        states[client] = (architecture, model.state_dict())
-        if test is not None:
-            outputs[client] = predict_logits(model, torch.from_numpy(test[0]))
-            found[client] = float((outputs[client].argmax(-1).numpy() == test[1]).mean())
-    if not found or test is None:
-        return states, {}, {}
+        built[client] = (architecture, model)
+    return built
+
+
+def local_scores(
+    classifiers: Mapping[str, tuple[str, nn.Module]], test: tuple[np.ndarray, np.ndarray] | None
+) -> tuple[dict[str, float], Further]:
+    """How good the clients' classifiers are on the public test part.
+
+    Args:
+        classifiers: of `client_classifiers`.
+        test: images [N, C, S, S] and labels [N], or None.
+
+    Returns:
+        Accuracies by name: every client's, and the mean ("local mean"), the least and the largest of them;
+        further scores, their means alone. Nothing without a test part.
+    """
+    if not classifiers or test is None:
+        return {}, {}
+    images = torch.from_numpy(test[0])
+    outputs = {client: predict_logits(model, images) for client, (_, model) in classifiers.items()}
+    found = {client: float((said.argmax(-1).numpy() == test[1]).mean()) for client, said in outputs.items()}
     values = list(found.values())
     summary = {LOCAL_MEAN: float(np.mean(values)), "local min": min(values), "local max": max(values)}
     further: Further = {}
     for metric, scored in further_scores(outputs, test[1]).items():
         known = [value for value in scored.values() if value is not None]
         further[metric] = {LOCAL_MEAN: float(np.mean(known)) if len(known) == len(scored) else None}
-    return states, summary | {f"local/{client}": value for client, value in found.items()}, further
+    return summary | {f"local/{client}": value for client, value in found.items()}, further

@@ -27,7 +27,7 @@ from mosaic_secure.runs.artefacts import (
 from mosaic_secure.runs.encoding import json_line
 from mosaic_secure.runs.synthesis import SAMPLER, SyntheticImages, npz_bytes, png_grid
 from mosaic_secure.seeds import torch_generator
-from mosaic_secure.server.alone import LOCAL_MEAN, local_classifiers
+from mosaic_secure.server.alone import LOCAL_MEAN, client_classifiers, local_scores
 from mosaic_secure.server.assembly import Assembly, Parts, Releases, assemble
 from mosaic_secure.server.class_sampler import ARCHITECTURE, sampler_options
 from mosaic_secure.server.coordinator import Coordinator
@@ -73,8 +73,10 @@ def lead(
     test = load_public_test(plan.config, plan.config.data.root)
     releases = coordinator.collect()
     method = plan.config.method
+    classifiers = client_classifiers(plan, releases)
+    _write_classifiers(run, plan, classifiers)
     if method == "local":
-        scores, further = _keep_classifiers(run, plan, releases, test)
+        scores, further = local_scores(classifiers, test)
     else:
         state, scores, further = (
             (_state_of(build_global_model(plan)), {}, {})
@@ -171,13 +173,17 @@ def _state_of(model: torch.nn.Module) -> dict[str, np.ndarray]:
     return {name: value.cpu().numpy() for name, value in model.state_dict().items()}
 
 
-def _keep_classifiers(
-    run: RunDirectory, plan: RunPlan, releases: Releases, test: tuple[np.ndarray, np.ndarray] | None
-) -> tuple[dict[str, float], Further]:
-    states, scores, further = local_classifiers(plan, releases, test)
-    members = [Member(c, _spec(plan, "classifier", kind), state) for c, (kind, state) in states.items()]
+def _write_classifiers(
+    run: RunDirectory, plan: RunPlan, classifiers: Mapping[str, tuple[str, torch.nn.Module]]
+) -> None:
+    """What each client released, as the server has it in the clear, so that an audit can attack it."""
+    if not classifiers:
+        return
+    members = [
+        Member(client, _spec(plan, "classifier", architecture), _state_of(model))
+        for client, (architecture, model) in classifiers.items()
+    ]
     write_collection(run, CLASSIFIERS, members)
-    return scores, further
 
 
 def _load(model: torch.nn.Module, state: Mapping[str, np.ndarray]) -> None:

@@ -157,7 +157,8 @@ def results(place: Path) -> dict[str, bytes]:
     """Every file of a run that depends on the releases alone."""
     names = ["global_model.safetensors", "model.json", "metrics.jsonl", "membership.npz"]
     run = place / "run"
-    folders = sorted(path for name in ("experts", "generators", "sampler") for path in run.glob(f"{name}/*"))
+    kept = ("classifiers", "experts", "generators", "sampler")
+    folders = sorted(path for name in kept for path in run.glob(f"{name}/*"))
     return {str(path.relative_to(run)): path.read_bytes() for path in [*(run / n for n in names), *folders]}
 
 

@@ -10,6 +10,8 @@ import numpy as np
 
 import mosaic_secure
 from mosaic_secure.config import config_hash
+from mosaic_secure.runs.artefacts import CLASSIFIERS, read_collection
+from mosaic_secure.runs.directory import RunDirectory
 from mosaic_secure.runs.resume import stored_config
 
 from .tiny import CLIENTS, command, tiny_config, tiny_options, tiny_train
@@ -28,7 +30,7 @@ def test_a_finished_run_is_sealed_whole_and_passes_verify(finished):
     names = {file.relative_to(finished.path).as_posix() for file in finished.path.rglob("*")}
     assert names >= {
         "manifest.json", "privacy.json", "messages.jsonl", "metrics.jsonl", "global_model.safetensors",
-        "experts", "generators", "ledgers.json", "membership.npz", "partition.png",
+        "classifiers", "experts", "generators", "ledgers.json", "membership.npz", "partition.png",
     }  # fmt: skip
     assert not [name for name in names if name.startswith("checkpoints") or ".part" in name]
     checked = command("verify", finished.path, "--json")
@@ -36,6 +38,17 @@ def test_a_finished_run_is_sealed_whole_and_passes_verify(finished):
     manifest = json.loads((finished.path / "manifest.json").read_bytes())
     assert manifest["sealed"] and manifest["config_hash"] == config_hash(tiny_config())
     assert config_hash(stored_config(finished.path)) == manifest["config_hash"]
+
+
+def test_each_clients_classifier_is_kept_as_it_was_released(finished):
+    """The bytes of the run's directory against those that passed on the wire."""
+    run = RunDirectory.open(finished.path)
+    members = read_collection(run, CLASSIFIERS)
+    assert tuple(member.name for member in members) == CLIENTS
+    for member in members:
+        sent = [passed.data for passed in finished.wire.passed if passed.party == member.name]
+        assert any(all(value.tobytes() in data for value in member.tensors.values()) for data in sent)
+        assert member.spec.architecture == "mlp"
 
 
 def test_a_sample_of_the_synthetic_records_is_kept_with_a_picture(finished):
