@@ -115,7 +115,10 @@ def audit(
         with terminate_as_interrupt(), shown() as progress:
             found = audit_run(run, request, progress)
     except KeyboardInterrupt:
-        raise Interrupted("interrupted; nothing of this audit is kept: start it again") from None
+        said = "interrupted; nothing of this audit is kept: start it again"
+        if classifiers or pipelines:
+            said = "interrupted; finished shadow models are kept: the same command goes on with them"
+        raise Interrupted(said) from None
     _show(found, found.path / REPORT)
     if json:
         print_json({**found.to_dict(), "report": str(found.path / REPORT)})
@@ -130,20 +133,28 @@ def _show(found: Audit, report: Path) -> None:
         print(f"{_word(check.passed):7} {check.name}: {check.found}")
     print()
     rows = []
-    for kind, attacks in (("model", found.membership), ("synthetic", found.synthetic)):
-        for name, summary in attacks.items():
-            caught = next((c for c in summary.caught if c.fpr == summary.resolvable_fpr), None)
-            rows.append(
-                {
-                    "attack (describes, no verdict)": f"{kind}: {name}",
-                    "area": f"{summary.area:.3f}",
-                    "95 %": f"{summary.area_interval.low:.3f} to {summary.area_interval.high:.3f}",
-                    "caught": "-" if caught is None else f"{100 * caught.rate.value:.1f} %",
-                    "at false alarms": "-" if caught is None else f"{100 * caught.fpr:g} %",
-                    "at most": "-" if caught is None else f"{100 * caught.at_most:.1f} %",
-                }
-            )
+    attacks = {f"model: {name}": summary for name, summary in found.membership.items()}
+    attacks |= {f"synthetic: {name}": summary for name, summary in found.synthetic.items()}
+    if found.pipelines is not None:
+        told = (("model", found.pipelines.membership), ("synthetic", found.pipelines.synthetic))
+        attacks |= {f"{kind}: {name} *": summary for kind, own in told for name, summary in own.items()}
+    for client, made in found.classifiers.items():
+        attacks |= {f"{client}: {name}": summary for name, summary in made.attacks.items()}
+    for name, summary in attacks.items():
+        caught = next((c for c in summary.caught if c.fpr == summary.resolvable_fpr), None)
+        rows.append(
+            {
+                "attack (describes, no verdict)": name,
+                "area": f"{summary.area:.3f}",
+                "95 %": f"{summary.area_interval.low:.3f} to {summary.area_interval.high:.3f}",
+                "caught": "-" if caught is None else f"{100 * caught.rate.value:.1f} %",
+                "at false alarms": "-" if caught is None else f"{100 * caught.fpr:g} %",
+                "at most": "-" if caught is None else f"{100 * caught.at_most:.1f} %",
+            }
+        )
     print_table(rows)
+    if found.pipelines is not None:
+        print(f"* held against {found.pipelines.pipelines} shadow federations")
     print()
     if found.rehearsal is not None:
         print_table([_canary_row(test) for test in found.rehearsal.tests])

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from mosaic_secure.audit.rehearsal import Rehearsal
     from mosaic_secure.audit.request import AuditRequest
     from mosaic_secure.audit.server_view import Check, Received
+    from mosaic_secure.audit.shadow_attacks import ClassifierAttack
+    from mosaic_secure.audit.shadow_pipelines import PipelineAttack
     from mosaic_secure.audit.verdict import Verdict
 
 __all__ = ["Audit"]
@@ -31,6 +33,8 @@ class Audit:
         confidential: whether the numbers are statistics of private records, for their clients alone.
         verdict, checks, received: see their classes.
         membership, synthetic: attack -> what its scores amount to.
+        classifiers: client -> attacks on its released classifier, if they were asked for. pipelines: shadow
+            federations, if they were.
         rehearsal: the fresh run with canaries, if one was made; `charged` if ledgers paid for it.
         not_tested: what this audit has not looked at.
         request: what was asked. run_manifest: of the run. when: UTC, to the minute.
@@ -47,6 +51,8 @@ class Audit:
     received: tuple[Received, ...]
     membership: Mapping[str, Summary]
     synthetic: Mapping[str, Summary]
+    classifiers: Mapping[str, ClassifierAttack]
+    pipelines: PipelineAttack | None
     rehearsal: Rehearsal | None
     charged: bool
     not_tested: tuple[str, ...]
@@ -84,6 +90,8 @@ class Audit:
                 "received": [asdict(row) for row in self.received],
                 "membership": {name: found.to_dict() for name, found in self.membership.items()},
                 "synthetic": {name: found.to_dict() for name, found in self.synthetic.items()},
+                "classifiers": {name: found.to_dict() for name, found in self.classifiers.items()},
+                "pipelines": None if self.pipelines is None else self.pipelines.to_dict(),
                 "not_tested": list(self.not_tested),
                 "mosaic_secure": __version__,
             }

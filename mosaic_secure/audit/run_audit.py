@@ -15,7 +15,7 @@ from mosaic_secure.audit.records import private_records, public_records, run_con
 from mosaic_secure.audit.request import AuditRequest, check_request, check_resolvable, tested_claim
 from mosaic_secure.audit.server_view import check_server_view, what_was_received
 from mosaic_secure.audit.verdict import decide
-from mosaic_secure.audit.working_folder import working_folder
+from mosaic_secure.audit.working_folder import SHADOWS, WorkingFolder, working_folder
 from mosaic_secure.config import RunConfig
 from mosaic_secure.progress import Progress, ProgressCallback
 from mosaic_secure.report.audit_page import audit_page
@@ -27,14 +27,16 @@ from privacy.storage import write_durably
 if TYPE_CHECKING:
     from mosaic_secure.audit.records import JudgedRecords
     from mosaic_secure.audit.rehearsal import Rehearsal
+    from mosaic_secure.audit.shadow_attacks import ClassifierAttack
+    from mosaic_secure.audit.shadow_pipelines import PipelineAttack
 
 __all__ = ["REPORT", "audit"]
 
 REPORT = "report.html"
-NOT_TESTED = (
-    "LiRA and RMIA with shadow models, on the global model and on single clients' classifiers",
-    "shadow generators for the synthetic records",
-    "model inversion",
+SEED = "seed"
+WITHOUT_CLASSIFIERS = "LiRA and RMIA with shadow models on single clients' classifiers (--classifiers)"
+WITHOUT_PIPELINES = (
+    "LiRA and RMIA on the global model and shadow generators for the synthetic records (--pipelines)"
 )
 ONLY_WITH_A_REHEARSAL = (
     "canaries of any kind: without a fresh run (--retrain) the claim is not tested",
@@ -61,10 +63,10 @@ def audit(path: str | Path, request: AuditRequest, progress: ProgressCallback | 
     statement = run.read_json("privacy.json")
     epsilon, delta = float(statement["epsilon"]), float(statement["delta"])
     claim = tested_claim(request, epsilon)
+    audits = run.path / manifest.AUDITS if config.is_public else Path(request.out or ".")
     if request.seed is None:
-        request = replace(request, seed=secrets.randbits(32))
+        request = replace(request, seed=_seed_of_a_stopped_audit(audits) or secrets.randbits(32))
     check_request(request, config, run.path, claim, delta)
-    audits = run.path / manifest.AUDITS if config.is_public else Path(request.out)
     with working_folder(audits) as folder:
         tell(Progress("what the server saw", 0, 1))
         checks = check_server_view(run, tuple(p for p in run.path.resolve().parent.iterdir() if p.is_dir()))
@@ -76,6 +78,7 @@ def audit(path: str | Path, request: AuditRequest, progress: ProgressCallback | 
         tell(Progress("membership", 1, 2, note="synthetic records"))
         synthetic = describe_synthetic(run, records, epsilon, delta, seed=request.seed)
         tell(Progress("membership", 2, 2))
+        classifiers, pipelines = _with_shadows(run, config, request, folder, progress)
         rehearsal = _rehearse(config, request, claim, folder.path, progress) if request.retrain else None
         tests = () if rehearsal is None else rehearsal.tests
         if rehearsal is not None:
@@ -92,6 +95,8 @@ def audit(path: str | Path, request: AuditRequest, progress: ProgressCallback | 
             received=what_was_received(run),
             membership=membership,
             synthetic=synthetic,
+            classifiers=classifiers,
+            pipelines=pipelines,
             rehearsal=rehearsal,
             charged=rehearsal is not None and not config.is_public,
             not_tested=_not_tested(tests, request),
@@ -120,7 +125,54 @@ def _not_tested(tests: tuple[CanaryTest, ...], request: AuditRequest) -> tuple[s
         for test in tests
         if not test.counts and test.epsilon is not None
     )
-    return (*NOT_TESTED, *(() if request.retrain else ONLY_WITH_A_REHEARSAL), *lacking, *NEVER_TESTED)
+    return (
+        *(() if request.classifiers else (WITHOUT_CLASSIFIERS,)),
+        *(() if request.pipelines else (WITHOUT_PIPELINES,)),
+        *(() if request.retrain else ONLY_WITH_A_REHEARSAL),
+        *lacking,
+        *NEVER_TESTED,
+    )
+
+
+def _seed_of_a_stopped_audit(audits: Path) -> int | None:
+    """The seed under which shadow models were begun that nobody finished; another one would start anew."""
+    try:
+        return int((audits / SHADOWS / SEED).read_text("ascii"))
+    except (OSError, ValueError):
+        return None
+
+
+def _with_shadows(
+    run: RunDirectory,
+    config: RunConfig,
+    request: AuditRequest,
+    folder: WorkingFolder,
+    progress: ProgressCallback | None,
+) -> tuple[dict[str, ClassifierAttack], PipelineAttack | None]:
+    """Attacks that train models of their own; what they finished stays if they are stopped."""
+    classifiers: dict[str, ClassifierAttack] = {}
+    pipelines = None
+    if request.classifiers or request.pipelines:
+        write_durably(folder.shadows / SEED, str(request.seed).encode("ascii"))
+    if request.classifiers:
+        from mosaic_secure.audit.shadow_attacks import attack_classifiers
+
+        classifiers = attack_classifiers(
+            run, config, models=request.shadows, seed=request.seed, keep=folder.shadows, progress=progress
+        )
+    if request.pipelines:
+        from mosaic_secure.audit.shadow_pipelines import attack_pipelines
+
+        pipelines = attack_pipelines(
+            run,
+            config,
+            work=folder.path,
+            pipelines=request.pipelines,
+            seed=request.seed,
+            keep=folder.shadows,
+            progress=progress,
+        )
+    return classifiers, pipelines
 
 
 def _rehearse(

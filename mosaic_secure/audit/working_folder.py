@@ -14,7 +14,9 @@ from pathlib import Path
 from mosaic_secure.errors import UserError
 from privacy.storage import make_private_directory, sync_directory
 
-__all__ = ["WorkingFolder", "working_folder"]
+__all__ = ["SHADOWS", "WorkingFolder", "working_folder"]
+
+SHADOWS = ".shadows"
 
 
 class WorkingFolder:
@@ -24,9 +26,12 @@ class WorkingFolder:
 
     Attributes:
         path: now. final: once it is kept.
+        shadows: what was trained for attacks and outlives an audit that is stopped, so that the next one goes
+            on with it. It goes when an audit is kept.
     """
 
     def __init__(self, audits: Path) -> None:
+        self.shadows = audits / SHADOWS
         while True:
             name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
             self.final, self.path = audits / name, audits / f".{name}"
@@ -41,6 +46,7 @@ class WorkingFolder:
         """Give it its name."""
         os.replace(self.path, self.final)
         sync_directory(self.final.parent)
+        shutil.rmtree(self.shadows, ignore_errors=True)
 
     def close(self) -> None:
         """Remove it, unless it was kept."""
@@ -70,6 +76,8 @@ def working_folder(audits: Path) -> Iterator[WorkingFolder]:
 
 def _remove_leftovers(audits: Path) -> None:
     for left in audits.glob(".*"):
+        if left.name == SHADOWS:
+            continue
         lock = os.open(left, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from attacks.statistics import tpr_ceiling
+from mosaic_secure.report.attack_tables import ILLUSTRATIONS, attack_groups, drawn
 from mosaic_secure.report.drawings import draw_curves, draw_sandwich
 
 __all__ = ["audit_page"]
@@ -34,7 +35,6 @@ _KINDS = {
     "ciphertext": "encrypted contributions",
     "sum": "decrypted sums",
 }
-_ILLUSTRATIONS = ("nearness", "nearest-neighbour ratio")
 
 
 def audit_page(audit: Mapping[str, Any], statement: Mapping[str, Any]) -> str:
@@ -54,11 +54,12 @@ def audit_page(audit: Mapping[str, Any], statement: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"short": _short, "percent": _percent, "size": _size}
+    groups = attack_groups(audit)
     attacks = {
-        f"{kind}: {name}": found
-        for kind, group in (("model", audit["membership"]), ("synthetic", audit["synthetic"]))
-        for name, found in group.items()
-        if name not in _ILLUSTRATIONS
+        f"{group.short}: {name}": found
+        for group in groups
+        for name, found in group.attacks.items()
+        if name not in ILLUSTRATIONS
     }
     epsilon, delta = float(audit["epsilon_of_the_run"]), float(audit["delta"])
     ceiling = None if math.isinf(epsilon) else lambda fpr: tpr_ceiling(epsilon, delta, fpr)
@@ -74,7 +75,8 @@ def audit_page(audit: Mapping[str, Any], statement: Mapping[str, Any]) -> str:
         marks=_MARKS,
         trust=_TRUST,
         kinds=_KINDS,
-        illustrations=_ILLUSTRATIONS,
+        illustrations=ILLUSTRATIONS,
+        groups=groups,
         claim=_short(audit["epsilon_claimed"]),
         epsilon=_short(epsilon),
         infinite=math.isinf(epsilon),
@@ -85,7 +87,7 @@ def audit_page(audit: Mapping[str, Any], statement: Mapping[str, Any]) -> str:
         headline=_headline(strongest, sound),
         sandwich=Markup(draw_sandwich(audit["epsilon_claimed"], lower, audit["epsilon_provable_at_most"])),
         below=_below(audit),
-        curves=Markup(draw_curves({name: found["curve"] for name, found in attacks.items()}, ceiling)),
+        curves=Markup(draw_curves({name: found["curve"] for name, found in drawn(groups).items()}, ceiling)),
         curve_says=_curve_says(attacks),
         fprs=[row["fpr"] for row in next(iter(attacks.values()))["caught"]],
         priors=_priors(strongest),

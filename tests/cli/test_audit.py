@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from mosaic_secure.audit import run_audit
+from attacks.membership import shadows
+from mosaic_secure.audit import run_audit, shadow_pipelines
 from mosaic_secure.runs.directory import RunDirectory
 from tests.mosaic_secure.tiny import command, tiny_train
 
@@ -161,6 +162,34 @@ def test_what_so_many_canaries_cannot_refute_is_not_called_tested(repeatable: Pa
     assert any(line.startswith(said) and "cannot refute it" in line for line in outcome.json["not_tested"])
 
 
+def test_shadow_models_and_federations_are_part_of_it_and_go_on_where_they_were(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+):
+    given = ["audit", copied, "--classifiers", "--shadows", "8", "--pipelines", "4"]
+    with monkeypatch.context() as patch:
+        patch.setattr(shadow_pipelines, "attack_pipelines", stop)
+        stopped = command(*given)
+    assert stopped.status == 130 and "finished shadow models are kept" in stopped.err
+    (kept,) = (copied / "audits").iterdir()
+    models = {path.name for path in kept.glob("shadows-*")}
+    assert kept.name == ".shadows" and models and command("verify", copied).status == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(shadows, "_Job", lambda *_: pytest.fail("a finished shadow model was trained again"))
+        outcome = command(*given, "--json")
+    assert outcome.status == 0, outcome.err
+    found = outcome.json
+    assert found["request"]["seed"] is not None and not kept.exists()
+    assert set(found["classifiers"]) == {"client-0", "client-1", "client-2"}
+    assert set(found["classifiers"]["client-0"]["attacks"]) >= {"RMIA", "loss threshold"}
+    assert found["pipelines"]["pipelines"] == 4 and found["pipelines"]["synthetic"]
+    assert "held against 4 shadow federations" in outcome.out
+    assert not [line for line in found["not_tested"] if "LiRA" in line]
+
+
+def stop(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_what_a_killed_audit_left_is_no_damage_and_goes(copied: Path):
     left = copied / "audits" / ".20260101-000000-abcd"
     (left / "rehearsal" / "ledgers").mkdir(parents=True)
@@ -170,9 +199,6 @@ def test_what_a_killed_audit_left_is_no_damage_and_goes(copied: Path):
 
 
 def test_an_interrupted_audit_leaves_nothing(copied: Path, monkeypatch: pytest.MonkeyPatch):
-    def stop(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
     monkeypatch.setattr(run_audit, "public_records", stop)
     outcome = command("audit", copied)
     assert outcome.status == 130 and "nothing of this audit is kept" in outcome.err
