@@ -3,14 +3,18 @@
     python benchmarks/shadow_speed.py
 
 They are trained as a client of `--config digits --epsilon 4` trains its classifier: by DP-SGD, with the
-numbers of its plan. Both ways run in one process, in turn; kept in `benchmarks/results/shadow_speed.json`.
+numbers of its plan, on features where the trunk is fixed. Both ways run in one process, in turn; kept in
+`benchmarks/results/shadow_speed.json`.
 """
 
 from __future__ import annotations
 
+import argparse
+import copy
 import json
 import sys
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,16 +24,20 @@ from measure import RESULTS, hardware, versions  # noqa: E402  (a script beside 
 MODELS, ALONE, RECORDS = 64, 8, 287
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and keep."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--note", default="", help="a sentence to keep with the result")
+    args = parser.parse_args(argv)
     import numpy as np
     import torch
     from sklearn.datasets import load_digits
 
     from attacks.membership import shadows
     from attacks.membership.shadows import Recipe, random_halves, train_shadows
+    from mosaic_secure.client.training import fixed_features, initial_classifier
     from mosaic_secure.config import load_config
-    from mosaic_secure.models.registry import build_classifier
+    from mosaic_secure.models.classifiers import trainable_part
     from mosaic_secure.plan import build_plan
 
     plan = build_plan(load_config("digits", {}))
@@ -48,15 +56,15 @@ def main() -> int:
             clip=dpsgd.max_grad_norm,
             noise_multiplier=dpsgd.noise_multiplier,
             ema_decay=dpsgd.ema_decay,
+            expected_batch=dpsgd.expected_batch_size,
         )
+        trained, trunk = trainable_part(initial_classifier(plan.config, architecture, (1, 8, 8), 10))
 
-        def build(seed: int, architecture: str = architecture) -> torch.nn.Module:
-            return build_classifier(architecture, (1, 8, 8), 10, seed)
-
-        def seconds(count: int, most: int, build=build, recipe=recipe) -> float:
+        def seconds(count: int, most: int, trained=trained, trunk=trunk, recipe=recipe) -> float:
             shadows.MOST_NUMBERS = most
             began = time.monotonic()
-            train_shadows(build, images, labels, inside[:count], recipe, seed=0)
+            seen = images if trunk is None else fixed_features(trunk, images)
+            train_shadows(lambda _: copy.deepcopy(trained), seen, labels, inside[:count], recipe, seed=0)
             return time.monotonic() - began
 
         together = seconds(MODELS, 2**22)
@@ -73,6 +81,7 @@ def main() -> int:
         "command": "python benchmarks/shadow_speed.py",
         "date": datetime.now(UTC).date().isoformat(),
         "what": f"{MODELS} models of {RECORDS} records each; one by one from {ALONE} of them",
+        "note": args.note,
         "threads": torch.get_num_threads(),
         "architectures": rows,
         "hardware": hardware(),
