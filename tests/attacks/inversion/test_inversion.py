@@ -42,6 +42,17 @@ def test_pixels_come_back_as_the_template_that_the_model_holds():
     assert torch.equal(found.images, again.images)
 
 
+def test_a_model_that_sees_no_contrast_is_shown_pictures_with_some():
+    """Without that smoothness would have them all grey, which such a model does not mind."""
+
+    def blind(images: torch.Tensor) -> torch.Tensor:
+        rows = images.flatten(1) - images.mean(dim=(1, 2, 3))[:, None]
+        return matcher()(50 * rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-9))
+
+    found = invert_classes(blind, CLASSES, SHAPE, SEARCH)
+    assert (found.images.flatten(1).std(dim=1) > 0.2).all() and (found.confidence > 0.6).all()
+
+
 def test_a_generator_keeps_to_what_it_can_draw():
     """It draws mixtures of the templates, whatever label it is asked for: the model's answer must decide."""
 
