@@ -14,6 +14,7 @@ from cli.output import print_json, print_table
 if TYPE_CHECKING:
     from mosaic_secure.audit.canary_tests import CanaryTest
     from mosaic_secure.audit.findings import Audit
+    from mosaic_secure.audit.inversion import Inverted
 
 PRIVATE = "Private data"
 EXAMPLE = "Example: mosaic-secure audit runs/first --retrain"
@@ -57,6 +58,9 @@ def audit(
             metavar="NUMBER", help="Train so many shadow federations, to attack the global model with."
         ),
     ] = 0,
+    pdf: Annotated[
+        bool, typer.Option("--pdf", help="Print the page as well, to audit.pdf beside it.")
+    ] = False,
     data_root: options.DataRoot = None,
     data: Annotated[
         str | None,
@@ -110,6 +114,7 @@ def audit(
         shadows=shadows,
         pipelines=pipelines,
         fpr=fpr,
+        pdf=pdf,
     )
     try:
         with terminate_as_interrupt(), shown() as progress:
@@ -156,11 +161,20 @@ def _show(found: Audit, report: Path) -> None:
     if found.pipelines is not None:
         print(f"* held against {found.pipelines.pipelines} shadow federations")
     print()
+    if found.inversion.attacks:
+        print_table([_picture_row(attack) for attack in found.inversion.attacks])
+        print()
     if found.rehearsal is not None:
         print_table([_canary_row(test) for test in found.rehearsal.tests])
         print()
     print(f"not tested: {'; '.join(found.not_tested)}")
     print(f"report: {report}")
+
+
+def _picture_row(attack: Inverted) -> dict[str, str]:
+    rates = {"recognised": attack.recognised, "nearer to training records": attack.nearer}
+    told = {n: "-" if rate is None else f"{rate.hits} of {rate.trials}" for n, rate in rates.items()}
+    return {"inversion (describes, no verdict)": attack.name, **told, "by chance": f"{attack.chance:.2g}"}
 
 
 def _canary_row(test: CanaryTest) -> dict[str, str]:

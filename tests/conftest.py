@@ -8,7 +8,7 @@ needs.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -68,3 +68,17 @@ def write_small_run() -> Callable[..., Path]:
 def small_run(write_small_run: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sealed run of 1x8x8 images and three classes, without generators; do not change it."""
     return write_small_run(tmp_path_factory.mktemp("small") / "run")
+
+
+@pytest.fixture(scope="module")
+def quick_inversion() -> Iterator[None]:
+    """A few steps of all that searches for pictures in an audit: enough for what is not about pictures."""
+    from mosaic_secure.audit import inversion
+    from mosaic_secure.server import fresh_student
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fresh_student, "_LEAST_STEPS", 10)
+        patch.setattr(fresh_student, "_EPOCHS", 1)
+        patch.setattr(inversion, "STEPS", 2)
+        patch.setattr(inversion, "RESTARTS", 1)
+        yield

@@ -13,6 +13,7 @@ from mosaic_secure.runs.encoding import jsonable
 
 if TYPE_CHECKING:
     from attacks.summary import Summary
+    from mosaic_secure.audit.inversion import Inversion
     from mosaic_secure.audit.rehearsal import Rehearsal
     from mosaic_secure.audit.request import AuditRequest
     from mosaic_secure.audit.server_view import Check, Received
@@ -35,6 +36,7 @@ class Audit:
         membership, synthetic: attack -> what its scores amount to.
         classifiers: client -> attacks on its released classifier, if they were asked for. pipelines: shadow
             federations, if they were.
+        inversion: pictures that what was released makes possible.
         rehearsal: the fresh run with canaries, if one was made; `charged` if ledgers paid for it.
         not_tested: what this audit has not looked at.
         request: what was asked. run_manifest: of the run. when: UTC, to the minute.
@@ -53,6 +55,7 @@ class Audit:
     synthetic: Mapping[str, Summary]
     classifiers: Mapping[str, ClassifierAttack]
     pipelines: PipelineAttack | None
+    inversion: Inversion
     rehearsal: Rehearsal | None
     charged: bool
     not_tested: tuple[str, ...]
@@ -92,6 +95,7 @@ class Audit:
                 "synthetic": {name: found.to_dict() for name, found in self.synthetic.items()},
                 "classifiers": {name: found.to_dict() for name, found in self.classifiers.items()},
                 "pipelines": None if self.pipelines is None else self.pipelines.to_dict(),
+                "inversion": self.inversion.to_dict(),
                 "not_tested": list(self.not_tested),
                 "mosaic_secure": __version__,
             }

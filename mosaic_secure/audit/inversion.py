@@ -16,10 +16,8 @@ import numpy as np
 from attacks.inversion.judge import recognised, resemblance
 from attacks.rates import Rate
 from mosaic_secure.audit.prototype_pictures import Prototypes, built_generator
-from mosaic_secure.audit.records import run_config
-from mosaic_secure.errors import UserError
 from mosaic_secure.progress import Progress, ProgressCallback
-from mosaic_secure.runs.artefacts import CLASSIFIERS, INDEX, read_collection
+from mosaic_secure.runs.artefacts import INDEX, read_collection
 from mosaic_secure.runs.predictor import load
 from mosaic_secure.runs.synthesis import GENERATORS, SAMPLER
 from mosaic_secure.seeds import derive_seed
@@ -122,30 +120,27 @@ class _Found:
 
 def invert(
     run: RunDirectory,
+    config: RunConfig,
     records: JudgedRecords,
     seed: int,
     progress: ProgressCallback | None = None,
-    data_root: str | None = None,
 ) -> Inversion:
     """Invert a run's model, with its generators too, and its prototypes.
 
     Args:
-        run: sealed, on public data.
+        run: sealed. config: of it, with its data where they are.
         records: members and fresh ones to compare with; the population trains the auditor's own model.
-        seed: of everything drawn. data_root: where the data lie; None takes the run's place.
+        seed: of everything drawn.
 
     Raises:
-        UserError: the run is damaged, not sealed, or its data are private.
+        UserError: the run is damaged.
     """
     import torch
 
     from mosaic_secure.server.fresh_student import fresh_student
 
     tell = progress or (lambda _: None)
-    config = run_config(run, data_root)
-    if not config.is_public:
-        raise UserError("inversion: shows pictures beside real records, and this run's data are private")
-    if run.has(f"{CLASSIFIERS}/{INDEX}"):
+    if config.method == "local":
         return Inversion((), None, ("Method 'local' has no global model to invert.",), ())
     predictor = load(run)
     attack = _Attack(run, config, records, seed)

@@ -11,6 +11,7 @@ from attacks.rates import resolvable
 from attacks.summary import FALSE_ALARMS
 from mosaic_secure.audit.canary_tests import SUMS, can_refute
 from mosaic_secure.errors import UserError
+from mosaic_secure.report.pdf import check_printer
 
 if TYPE_CHECKING:
     from mosaic_secure.config import RunConfig
@@ -36,6 +37,7 @@ class AuditRequest:
             run. ledger_dir: where its parties live; a rehearsal is charged to their ledgers.
         classifiers: attack each client's released classifier with shadow models. shadows: how many, even.
         fpr: the rate of false alarms to report first; one of `FALSE_ALARMS`, or None for 1 %.
+        pdf: print the page as well.
         pipelines: whole shadow federations for the global model and the synthetic records, even; 0 for none.
     """
 
@@ -52,6 +54,7 @@ class AuditRequest:
     shadows: int = 64
     pipelines: int = 0
     fpr: float | None = None
+    pdf: bool = False
 
 
 def tested_claim(request: AuditRequest, epsilon: float) -> float:
@@ -89,6 +92,8 @@ def check_request(request: AuditRequest, config: RunConfig, run: Path, claim: fl
     if request.fpr is not None and request.fpr not in FALSE_ALARMS:
         known = ", ".join(f"{rate:g}" for rate in FALSE_ALARMS)
         raise UserError(f"--fpr {request.fpr:g}: must be one of {known}")
+    if request.pdf:
+        check_printer()
     if config.is_public:
         for name in ("data", "others", "out"):
             if getattr(request, name):

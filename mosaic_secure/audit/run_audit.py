@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["REPORT", "audit"]
 
 REPORT = "report.html"
+PDF = "audit.pdf"
 SEED = "seed"
 WITHOUT_CLASSIFIERS = "LiRA and RMIA with shadow models on single clients' classifiers (--classifiers)"
 WITHOUT_PIPELINES = (
@@ -44,7 +45,7 @@ ONLY_WITH_A_REHEARSAL = (
 )
 NEVER_TESTED = (
     "canaries in the class counts, in the sums of images and in the training of generators",
-    "attacks that break the cryptography, or look at how long things take",
+    "attacks that break the cryptography, look at how long things take, link data sets or infer attributes",
 )
 
 
@@ -56,6 +57,9 @@ def audit(path: str | Path, request: AuditRequest, progress: ProgressCallback | 
         PrivacyError: a rehearsal is refused.
     """
     from mosaic_secure.audit.described import describe_model, describe_synthetic
+    from mosaic_secure.audit.inversion import invert
+    from mosaic_secure.report.pdf import write_pdf
+    from mosaic_secure.report.pictures import inversion_context
 
     tell = progress or (lambda _: None)
     run = RunDirectory.open(path)
@@ -79,6 +83,7 @@ def audit(path: str | Path, request: AuditRequest, progress: ProgressCallback | 
         synthetic = describe_synthetic(run, records, epsilon, delta, seed=request.seed)
         tell(Progress("membership", 2, 2))
         classifiers, pipelines = _with_shadows(run, config, request, folder, progress)
+        inversion = invert(run, config, records, request.seed, progress)
         rehearsal = _rehearse(config, request, claim, folder.path, progress) if request.retrain else None
         tests = () if rehearsal is None else rehearsal.tests
         if rehearsal is not None:
@@ -97,6 +102,7 @@ def audit(path: str | Path, request: AuditRequest, progress: ProgressCallback | 
             synthetic=synthetic,
             classifiers=classifiers,
             pipelines=pipelines,
+            inversion=inversion,
             rehearsal=rehearsal,
             charged=rehearsal is not None and not config.is_public,
             not_tested=_not_tested(tests, request),
@@ -106,7 +112,10 @@ def audit(path: str | Path, request: AuditRequest, progress: ProgressCallback | 
         )
         record = found.to_dict()
         write_durably(folder.path / "audit.json", json_document(record))
-        write_durably(folder.path / REPORT, audit_page(record, statement).encode())
+        page = audit_page(record, statement, inversion_context(inversion))
+        write_durably(folder.path / REPORT, page.encode())
+        if request.pdf:
+            write_pdf(page, folder.path / PDF)
         manifest.write(folder.path, {"sealed": True, "run_id": run.run_id, "request": asdict(request)})
         folder.keep()
     return found

@@ -37,11 +37,12 @@ _KINDS = {
 }
 
 
-def audit_page(audit: Mapping[str, Any], statement: Mapping[str, Any]) -> str:
+def audit_page(audit: Mapping[str, Any], statement: Mapping[str, Any], inversion: Mapping[str, Any]) -> str:
     """HTML of one audit.
 
     Args:
         audit: what audit.json holds. statement: what the run's privacy.json holds.
+        inversion: what `mosaic_secure.report.pictures.inversion_context` makes of the pictures.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -69,6 +70,7 @@ def audit_page(audit: Mapping[str, Any], statement: Mapping[str, Any]) -> str:
     return environment.get_template("audit.html").render(
         audit=audit,
         statement=statement,
+        inversion=inversion,
         style=Markup((_TEMPLATES / "house.css").read_text("utf-8")),
         title=f"{statement['population']['name']}, {statement['clients']} clients, epsilon {_short(epsilon)}",
         words=_WORDS,

