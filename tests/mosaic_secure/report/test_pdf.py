@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import subprocess
 import sys
@@ -18,7 +17,6 @@ PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>A pa
 :root { --c: #ffffff; } @media print { :root { --c: #d55e00; } }</style></head>
 <body><h1>Ünder the line</h1><svg viewBox="0 0 9 9"><rect width="9" height="9" fill="var(--c)"/></svg>
 </body></html>"""
-HAS_PANGO = importlib.util.find_spec("weasyprint") is not None
 
 
 def checked(path: Path) -> None:
@@ -48,7 +46,7 @@ def test_a_browser_prints_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert [file.name for file in tmp_path.iterdir()] == ["audit.pdf"]
 
 
-@pytest.mark.skipif(not HAS_PANGO, reason="needs the extra 'pdf' (WeasyPrint)")
+@pytest.mark.skipif(not pdf._has_weasyprint(), reason="needs the extra 'pdf', and Pango")
 def test_weasyprint_prints_it_where_there_is_no_browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(pdf, "find_browser", lambda: None)
     write_pdf(PAGE, tmp_path / "audit.pdf")
