@@ -233,7 +233,8 @@ The table is written by this command, and a test holds it against the code:
 ```
 
 Run on {datetime.now(UTC):%Y-%m-%d} at commit {made["commit"]}: all {len(mutations)} were caught.
-{packages}; {machine["cores"]} cores, {machine["cpu"]}. Seconds are of the tests of a row, with the start of
+{packages};
+{machine["cores"]} cores, {machine["cpu"]}. Seconds are of the tests of a row, with the start of
 their process, and depend on what else the machine does.
 
 | broken step | where | caught by | seconds |

@@ -112,6 +112,7 @@ def test_noise_is_drawn_once_a_step_however_many_chunks():
 
 
 def test_steps_draw_fresh_noise():
+    """Correlation of 200 pairs within 4.2 standard deviations: false-alarm rate 3e-5 (fixed seed)."""
     seen = []
     model = Weights(200)
     the_plan = plan(noise_multiplier=1.0, steps=3)

@@ -43,6 +43,7 @@ def charged(session: Session) -> dict[str, int]:
 def test_the_generator_is_told_the_counts_that_were_released_and_not_the_true_ones(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ):
+    """That all ten counts come out true within 0.1, a false alarm, takes noise rarer than one in 10^9."""
     told = []
     real = training.train_local_generator
 
