@@ -68,6 +68,8 @@ def audit(path: str | Path, request: AuditRequest, progress: ProgressCallback | 
     epsilon, delta = float(statement["epsilon"]), float(statement["delta"])
     claim = tested_claim(request, epsilon)
     audits = run.path / manifest.AUDITS if config.is_public else Path(request.out or ".")
+    if config.method == "local":  # its classifiers are all that it has
+        request = replace(request, classifiers=True)
     if request.seed is None:
         request = replace(request, seed=_seed_of_a_stopped_audit(audits) or secrets.randbits(32))
     check_request(request, config, run.path, claim, delta)
@@ -78,7 +80,9 @@ def audit(path: str | Path, request: AuditRequest, progress: ProgressCallback | 
         records = _records(run, config, request)
         check_resolvable(request, int((~records.members).sum()))
         tell(Progress("membership", 0, 2, note="the global model"))
-        membership = {"confidence of the global model": describe_model(run, records, epsilon, delta)}
+        membership = {}
+        if config.method != "local":
+            membership = {"confidence of the global model": describe_model(run, records, epsilon, delta)}
         tell(Progress("membership", 1, 2, note="synthetic records"))
         synthetic = describe_synthetic(run, records, epsilon, delta, seed=request.seed)
         tell(Progress("membership", 2, 2))

@@ -189,6 +189,16 @@ def test_shadow_models_and_federations_are_part_of_it_and_go_on_where_they_were(
     assert not [line for line in found["not_tested"] if "LiRA" in line]
 
 
+def test_a_run_without_a_global_model_is_attacked_at_its_classifiers(tmp_path: Path):
+    assert tiny_train(tmp_path, "--epsilon", "4", "--method", "local").status == 0
+    outcome = command("audit", tmp_path / "run", "--shadows", "8", "--json")
+    assert outcome.status == 0, outcome.err
+    found = outcome.json
+    assert found["membership"] == {} and len(found["classifiers"]) == 3
+    assert found["inversion"]["left_out"] == ["Method 'local' has no global model to invert."]
+    assert "has none" in command("audit", tmp_path / "run", "--retrain").refusal
+
+
 def stop(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
