@@ -137,7 +137,7 @@ def invert(
     """
     import torch
 
-    from mosaic_secure.server.fresh_student import fresh_student
+    from mosaic_secure.audit.evaluator import train_evaluator
 
     tell = progress or (lambda _: None)
     if config.method == "local":
@@ -145,8 +145,9 @@ def invert(
     predictor = load(run)
     attack = _Attack(run, config, records, seed)
     tell(Progress("inversion", 0, 1, note="a model of the auditor's own"))
-    population = torch.from_numpy(records.population), torch.from_numpy(records.population_labels)
-    evaluate = fresh_student(*population, predictor.num_classes, derive_seed(seed, "evaluator"))
+    evaluate = train_evaluator(
+        records.population, records.population_labels, predictor.num_classes, derive_seed(seed, "evaluator")
+    )
     fresh = torch.from_numpy(records.images[~records.members])
     accuracy = recognised(_in_parts(evaluate), fresh, torch.from_numpy(records.labels[~records.members]))
     found = []

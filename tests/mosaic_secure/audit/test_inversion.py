@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from mosaic_secure.audit import inversion
+from mosaic_secure.audit import evaluator, inversion
 from mosaic_secure.audit.inversion import Inversion, invert
 from mosaic_secure.audit.prototype_pictures import Prototypes
 from mosaic_secure.audit.records import JudgedRecords, public_records, run_config
 from mosaic_secure.config import RunConfig
 from mosaic_secure.plan import build_plan
 from mosaic_secure.runs.directory import RunDirectory
-from mosaic_secure.server import fresh_student
 
 from ..conftest import Finished
 from ..tiny import SAMPLED, tiny_train
@@ -29,7 +28,7 @@ PROTOTYPES = ("prototypes as the server saw them", "prototypes told by the exper
 def quick():
     """A few steps of every search, and of the auditor's own model."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fresh_student, "_LEAST_STEPS", 300)
+        patch.setattr(evaluator, "STEPS", 200)
         patch.setattr(inversion, "STEPS", 40)
         patch.setattr(inversion, "RESTARTS", 1)
         yield
