@@ -25,19 +25,19 @@ def shown() -> Iterator[ProgressCallback]:
 
 
 class _Lines:
-    """A line when a stage begins, when it ends, and now and then while it lasts."""
+    """A line when a stage or a note begins, when the stage ends, and now and then while it lasts."""
 
     def __init__(self) -> None:
         self._start = time.monotonic()
-        self._stage = ""
+        self._stage = self._note = ""
         self._last = 0.0
 
     def report(self, progress: Progress) -> None:
         now = time.monotonic()
-        fresh = progress.stage != self._stage
-        if not (fresh or progress.finished or progress.note or now - self._last >= QUIET_SECONDS):
+        fresh = progress.stage != self._stage or progress.note not in ("", self._note)
+        if not (fresh or progress.finished or now - self._last >= QUIET_SECONDS):
             return
-        self._stage, self._last = progress.stage, now
+        self._stage, self._note, self._last = progress.stage, progress.note, now
         part = f" {progress.done}/{progress.total}" if progress.total else ""
         note = f": {progress.note}" if progress.note else ""
         print(f"[{now - self._start:7.1f} s] {progress.stage}{part}{note}", file=sys.stderr, flush=True)

@@ -73,12 +73,10 @@ def small_run(write_small_run: Callable[..., Path], tmp_path_factory: pytest.Tem
 @pytest.fixture(scope="module")
 def quick_inversion() -> Iterator[None]:
     """A few steps of all that searches for pictures in an audit: enough for what is not about pictures."""
-    from mosaic_secure.audit import inversion
-    from mosaic_secure.server import fresh_student
+    from mosaic_secure.audit import evaluator, inversion
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fresh_student, "_LEAST_STEPS", 10)
-        patch.setattr(fresh_student, "_EPOCHS", 1)
+        patch.setattr(evaluator, "STEPS", 5)
         patch.setattr(inversion, "STEPS", 2)
         patch.setattr(inversion, "RESTARTS", 1)
         yield
