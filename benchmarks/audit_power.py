@@ -113,6 +113,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                     return 1
                 for seed in left:
                     row = audited(run, epsilon, seed)
+                    if row["verdict"] is None:
+                        print(f"epsilon {epsilon} seed {seed}: no audit, exit {row['status']}", flush=True)
+                        return 1
                     print(
                         json.dumps({name: row[name] for name in ("epsilon", "seed", "status", "lower_bound")})
                     )
