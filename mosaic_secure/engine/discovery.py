@@ -33,8 +33,8 @@ class Node:
 def discover(grid: Grid, expected: int, *, version: str, timeout: float = 300.0) -> Mapping[str, Node]:
     """Party id -> node, sorted by party id, once ``expected`` nodes are there and have said who they are.
 
-    Node ids are arbitrary in some engines; party ids are the same in all. ``timeout`` is in seconds; on a busy
-    machine workers need a minute and more before they first answer.
+    Node ids are arbitrary in some engines; party ids are the same in all. ``timeout`` is in seconds; on a
+    busy machine workers need a minute and more before they first answer.
 
     Raises:
         DiscoveryError: if nodes are missing, fail to answer, run another version, or claim the same party.
