@@ -167,7 +167,9 @@ def _show(found: Audit, report: Path) -> None:
     if found.rehearsal is not None:
         print_table([_canary_row(test) for test in found.rehearsal.tests])
         print()
-    print(f"not tested: {'; '.join(found.not_tested)}")
+    print("not tested:")
+    for item in found.not_tested:
+        print(f"- {item}")
     print(f"report: {report}")
 
 

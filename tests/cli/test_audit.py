@@ -52,7 +52,7 @@ def test_an_audit_describes_a_run_and_gives_no_verdict(copied: Path):
     sums = [row for row in found["received"] if row["kind"] == "ciphertext"]
     assert {(row["role"], row["source"]) for row in sums} == {("server", "client"), ("authority", "server")}
     assert all(row["fields"] == ["contribution"] or row["bytes"] > 100_000 for row in sums)
-    assert "describes, no verdict" in outcome.out and "not tested: LiRA" in outcome.out
+    assert "describes, no verdict" in outcome.out and "not tested:\n- LiRA" in outcome.out
     folder = Path(found["report"]).parent
     assert sorted(path.name for path in folder.iterdir()) == ["audit.json", "manifest.json", "report.html"]
     assert [attack["name"] for attack in found["inversion"]["attacks"]][:2] == ["pixels", "generators"]
