@@ -178,6 +178,7 @@ def test_what_so_many_canaries_cannot_refute_is_not_called_tested(repeatable: Pa
     assert any(said in line for line in outcome.json["not_tested"])
 
 
+@pytest.mark.slow
 def test_shadow_models_and_federations_are_part_of_it_and_go_on_where_they_were(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ):

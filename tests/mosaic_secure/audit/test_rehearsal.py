@@ -73,6 +73,7 @@ def test_an_honest_run_stands(tmp_path: Path):
     assert [check.passed for check in found.checks] == [True, True]
 
 
+@pytest.mark.slow
 def test_whole_records_are_found_where_nothing_hides_them(tmp_path: Path):
     """Classifiers trained long and without noise learn wrong labels by heart: about nine of ten guesses are
     right. Half and half would give so many in less than one of a million runs."""
