@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
-__all__ = ["percent", "render", "short", "size"]
+__all__ = ["percent", "render", "short", "size", "upper"]
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -33,6 +34,12 @@ def render(template: str, **values: Any) -> str:
 def short(value: float | str) -> str:
     """Three significant digits; a word such as ``"inf"`` as it is."""
     return str(value) if isinstance(value, str) else f"{value:.3g}"
+
+
+def upper(epsilon: float | str) -> str:
+    """An epsilon with three decimals, rounded up: what is written must not claim more than holds."""
+    value = float(epsilon)
+    return "inf" if math.isinf(value) else f"{math.ceil(value * 1000) / 1000:g}"
 
 
 def size(count: int) -> str:

@@ -22,7 +22,7 @@ from mosaic_secure.report.document import (
 )
 from mosaic_secure.report.evidence.attacks import attacks_section
 from mosaic_secure.report.evidence.contents import PackedRun, Score
-from mosaic_secure.report.pages import short
+from mosaic_secure.report.pages import short, upper
 
 __all__ = ["guarantee_box", "model_card", "run_title", "synthetic_card"]
 
@@ -69,7 +69,7 @@ _SYNTHETIC_NOT_FOR = (
 def run_title(run: PackedRun) -> str:
     """What a run is called on pages."""
     population, clients = run.statement["population"]["name"], run.statement["clients"]
-    return f"{population}, {clients} clients, epsilon {short(run.statement['epsilon'])} ({run.name})"
+    return f"{population}, {clients} clients, epsilon {upper(run.statement['epsilon'])} ({run.name})"
 
 
 def guarantee_box(run: PackedRun) -> Box:
@@ -78,7 +78,7 @@ def guarantee_box(run: PackedRun) -> Box:
         return Box("fail", "No guarantee", (run.statement["guarantee"],))
     if not run.statement["randomness"]["secure"]:
         return Box("fail", "No guarantee", (run.statement["randomness"]["text"],))
-    word = f"epsilon {short(run.statement['epsilon'])} at delta {short(run.statement['delta'])}"
+    word = f"epsilon {upper(run.statement['epsilon'])} at delta {short(run.statement['delta'])}"
     return Box("none", word, (run.statement["guarantee"],))
 
 
@@ -106,7 +106,7 @@ def synthetic_card(run: PackedRun) -> Document:
     blocks: tuple[Block, ...] = (_synthetic_facts(run),)
     if run.picture is not None:
         alt = "A grid of synthetic images, one row or more for each class"
-        blocks += (Picture(run.picture, alt, "Synthetic records. Nobody's image is among them."),)
+        blocks += (Picture(run.picture, alt, "Synthetic records of the run."),)
     else:
         blocks += ("They are not shown here: pictures enter a pack for public data only.",)
     fresh = tuple(score for score in run.scores if score.of.startswith("fresh"))
@@ -178,7 +178,7 @@ def _guarantee(run: PackedRun) -> Section:
             row["noise"] + (f", {row['steps']} steps at rate {row['sample_rate']}" if row["steps"] else ""),
             short(row["noise_multiplier"]),
             str(row["rounds"]),
-            short(row["own_epsilon"]),
+            upper(row["own_epsilon"]),
             row["seen_in_the_clear_by"],
         )
         for row in stated["mechanisms"]
@@ -199,7 +199,7 @@ def _guarantee(run: PackedRun) -> Section:
             Table(
                 ("records of one person", "epsilon", "delta"),
                 tuple(
-                    (str(row["records"]), short(row["epsilon"]), short(row["delta"]))
+                    (str(row["records"]), upper(row["epsilon"]), short(row["delta"]))
                     for row in stated["records_of_one_person"]
                 ),
                 "A person with several records at one client has a weaker guarantee.",
@@ -207,7 +207,7 @@ def _guarantee(run: PackedRun) -> Section:
             ),
             Table(
                 ("who colludes", "epsilon", "why"),
-                tuple((row["who"], short(row["epsilon"]), row["why"]) for row in stated["coalitions"]),
+                tuple((row["who"], upper(row["epsilon"]), row["why"]) for row in stated["coalitions"]),
                 "Epsilon against each coalition.",
                 frozenset({1}),
             ),
@@ -220,7 +220,7 @@ def _guarantee(run: PackedRun) -> Section:
             Table(
                 ("client", "ledger head", "entry", "epsilon of what was done"),
                 _heads(run),
-                "The clients' ledgers, signed by them; the excerpts are in ledgers.json.",
+                "The clients' ledgers, signed by them; whole digests and excerpts are in ledgers.json.",
                 frozenset({2, 3}),
             ),
         ),
@@ -230,7 +230,8 @@ def _guarantee(run: PackedRun) -> Section:
 def _heads(run: PackedRun) -> tuple[tuple[str, ...], ...]:
     spent = run.statement["spent"]
     return tuple(
-        (client, head.digest, str(head.sequence), short(spent[client])) for client, head in run.heads.items()
+        (client, f"{head.digest[:16]}...", str(head.sequence), upper(spent[client]))
+        for client, head in run.heads.items()
     )
 
 

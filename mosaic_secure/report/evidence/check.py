@@ -129,8 +129,9 @@ class _Check:
         if index is None:
             return
         problem = "" if data is None else signature_problem(data, index)
-        if problem:
+        if problem:  # which of the two was changed, nobody can tell
             self._say(SIGNATURE, problem)
+            self._say(INDEX, f"is not what {SIGNATURE} signs")
         elif problem is None:
             self._signer = index.public.hex()
         if self._pin is not None and self._pin != index.public:

@@ -9,7 +9,7 @@ from mosaic_secure import __version__
 from mosaic_secure.report.document import Block, Box, Document, Link, Section, Table
 from mosaic_secure.report.evidence.attacks import found_by, tested
 from mosaic_secure.report.evidence.contents import PackedRun
-from mosaic_secure.report.pages import short
+from mosaic_secure.report.pages import upper
 from mosaic_secure.runs.manifest import flat
 from mosaic_secure.runs.resume import PLACES
 
@@ -33,12 +33,13 @@ def comparison_record(runs: Sequence[PackedRun]) -> dict[str, Any]:
 def comparison_page(runs: Sequence[PackedRun], record: Mapping[str, Any]) -> Document:
     """The same for people; `record` is what :func:`comparison_record` made of these runs."""
     scores = {name: row for name, row in record["scores"].items() if "/" not in name}
-    said = [f"{len(record['config'])} fields of the configuration differ."]
+    changed = ", ".join(list(record["config"])[:6]) + (", ..." if len(record["config"]) > 6 else "")
+    said = [f"Fields of the configuration that differ: {changed or 'none'}."]
     told = [row for name, row in scores.items() if name == "accuracy of global"]
     for row in told:
         shown = ", ".join("-" if value is None else f"{value:.4f}" for value in row)
         said.append(f"Accuracy of the global model, in the order of the runs: {shown}.")
-    said.append(f"Epsilon: {', '.join(short(run.statement['epsilon']) for run in runs)}.")
+    said.append(f"Epsilon: {', '.join(upper(run.statement['epsilon']) for run in runs)}.")
     if len({(run.config["data"]["dataset"], run.statement["population"]["name"]) for run in runs}) > 1:
         said.append("The runs are of different data: their accuracies do not compare.")
     return Document(
@@ -105,6 +106,7 @@ def _attacks(runs: Sequence[PackedRun]) -> Rows:
             return {}
         audit = run.audits[-1]
         found: dict[str, Any] = {"audit": f"{audit.id}, {audit.record['when']}", **tested(audit)}
+        del found["in words"]
         for name, row in found_by(audit, _EVERYTHING).items():
             found[f"{name}, area"] = row["area"]
             found[f"{name}, caught at 1 % false alarms"] = row["caught"]

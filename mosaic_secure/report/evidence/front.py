@@ -8,7 +8,7 @@ from mosaic_secure import __version__
 from mosaic_secure.report.document import Box, Bullets, Document, Facts, Link, Section, Table
 from mosaic_secure.report.evidence.contents import PackedRun
 from mosaic_secure.report.evidence.format import describe_signer
-from mosaic_secure.report.pages import short
+from mosaic_secure.report.pages import short, upper
 
 __all__ = ["front_page"]
 
@@ -20,7 +20,7 @@ def front_page(runs: Sequence[PackedRun], public: bytes) -> Document:
         (
             run.name,
             str(run.config["method"]),
-            short(run.statement["epsilon"]),
+            upper(run.statement["epsilon"]),
             short(run.statement["delta"]),
             Link("model", f"runs/{run.id}/model-card.html"),
             Link("synthetic data", f"runs/{run.id}/synthetic-data-card.html") if run.synthetic else "-",
