@@ -5,8 +5,10 @@ from __future__ import annotations
 import html.parser
 import json
 import os
+import re
 import shutil
 import stat
+import subprocess
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from mosaic_secure.report.evidence import build
 from mosaic_secure.report.evidence.format import sign_index
+from mosaic_secure.report.pdf import find_browser
 from mosaic_secure.runs import manifest
 from mosaic_secure.runs.directory import RunDirectory
 from mosaic_secure.runs.encoding import json_document, sha256
@@ -373,6 +376,34 @@ def test_pages_need_nothing_else_and_lead_only_into_the_pack(made):
         for target in links.targets:
             inside = (made.folder / name).parent / target
             assert target.startswith("data:image/png;base64,") or inside.is_file(), (name, target)
+
+
+@pytest.mark.skipif(find_browser() is None, reason="needs Chromium")
+@pytest.mark.parametrize("width", [360, 1280])
+def test_a_real_browser_shows_them_without_overflow_or_error(made, tmp_path: Path, width: int):
+    """A line is added that asks the browser itself, and writes the answer where it can be read."""
+    ask = """<pre id="answer"></pre><script>
+        const page = document.documentElement, fetched = performance.getEntriesByType("resource").length;
+        document.getElementById("answer").textContent =
+            `wide ${page.scrollWidth} of ${page.clientWidth} fetched ${fetched}`;
+        </script></body>"""
+    folder = f"runs/{run_id(made.runs[1])}"
+    for name in ("index.html", "comparison.html", f"{folder}/model-card.html"):
+        place = tmp_path / "page.html"
+        place.write_text((made.folder / name).read_text().replace("</body>", ask), encoding="utf-8")
+        options = ["--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900"]
+        options += ["--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
+        shown = subprocess.run(
+            [find_browser(), *options, place.as_uri()],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        found = re.search(r"wide (\d+) of (\d+) fetched (\d+)", shown.stdout)
+        wide, room, fetched = map(int, found.groups())
+        assert wide <= room and fetched == 0, name
+        assert "CONSOLE" not in shown.stderr
 
 
 def test_the_cards_say_what_an_officer_must_know(made):
