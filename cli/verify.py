@@ -32,12 +32,13 @@ def verify(
     """
     from mosaic_secure.errors import UserError
     from mosaic_secure.report.evidence.archive import is_pack
-    from mosaic_secure.report.evidence.check import check_pack
-    from mosaic_secure.report.evidence.format import parse_public_key
     from mosaic_secure.runs.verify import verify as verify_run
 
     checked: PackReport | VerifyReport
     if is_pack(path):
+        from mosaic_secure.report.evidence.check import check_pack
+        from mosaic_secure.report.evidence.format import parse_public_key
+
         checked = check_pack(path, None if signer is None else parse_public_key(signer, "--signer"))
         counted = (
             f"{checked.files} files, {checked.runs} runs, {checked.audits} audits, {checked.ledgers} ledgers"

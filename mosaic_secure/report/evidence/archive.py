@@ -162,7 +162,7 @@ def _top(entries: list[zipfile.ZipInfo]) -> str:
     # something lies beside the folder: it is named as extra, not taken for the place of the pack
     for entry in entries:
         top, _, rest = entry.filename.partition("/")
-        if rest == INDEX and is_safe_name(top):
+        if rest in (INDEX, SIGNATURE) and is_safe_name(top):
             return f"{top}/"
     return ""
 

@@ -6,13 +6,10 @@ Nothing in them was counted on private records.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
-from mosaic_secure.report.audit_page import TRUST
 from mosaic_secure.report.document import (
     Block,
-    Box,
     Bullets,
     Document,
     Facts,
@@ -22,9 +19,9 @@ from mosaic_secure.report.document import (
 )
 from mosaic_secure.report.evidence.attacks import attacks_section
 from mosaic_secure.report.evidence.contents import PackedRun, Score
-from mosaic_secure.report.pages import short, upper
+from mosaic_secure.report.evidence.guarantee import guarantee_box, guarantee_section, run_title
 
-__all__ = ["guarantee_box", "model_card", "run_title", "synthetic_card"]
+__all__ = ["model_card", "synthetic_card"]
 
 METHODS: Mapping[str, str] = {
     "mosaic": "Mosaic: every client trains a classifier and a generator of its own; the server forms experts "
@@ -66,22 +63,6 @@ _SYNTHETIC_NOT_FOR = (
 )
 
 
-def run_title(run: PackedRun) -> str:
-    """What a run is called on pages."""
-    population, clients = run.statement["population"]["name"], run.statement["clients"]
-    return f"{population}, {clients} clients, epsilon {upper(run.statement['epsilon'])} ({run.name})"
-
-
-def guarantee_box(run: PackedRun) -> Box:
-    """The guarantee in one sentence."""
-    if math.isinf(run.epsilon):
-        return Box("fail", "No guarantee", (run.statement["guarantee"],))
-    if not run.statement["randomness"]["secure"]:
-        return Box("fail", "No guarantee", (run.statement["randomness"]["text"],))
-    word = f"epsilon {upper(run.statement['epsilon'])} at delta {short(run.statement['delta'])}"
-    return Box("none", word, (run.statement["guarantee"],))
-
-
 def model_card(run: PackedRun) -> Document:
     """The card of the run's model, or of its clients' classifiers where it has no global one."""
     return Document(
@@ -91,7 +72,7 @@ def model_card(run: PackedRun) -> Document:
         (
             Section("What it is", (_model_facts(run),)),
             Section("Intended use", _use(_model_for(run), _MODEL_NOT_FOR)),
-            _guarantee(run),
+            guarantee_section(run),
             Section("How it was trained", _training(run)),
             Section("The data", _data(run)),
             Section("How good it is", _scores(run)),
@@ -126,7 +107,7 @@ def synthetic_card(run: PackedRun) -> Document:
         (
             Section("What they are", blocks),
             Section("Intended use", _use(_SYNTHETIC_FOR, _SYNTHETIC_NOT_FOR)),
-            _guarantee(run),
+            guarantee_section(run),
             Section("The data that they imitate", _data(run)),
             Section("What they are worth", worth),
             attacks_section(run, {"synthetic"}),
@@ -168,71 +149,6 @@ def _model_for(run: PackedRun) -> tuple[str, ...]:
 
 def _use(meant: tuple[str, ...], refused: tuple[str, ...]) -> tuple[Block, ...]:
     return ("Made for:", Bullets(meant), "Not made for:", Bullets(refused))
-
-
-def _guarantee(run: PackedRun) -> Section:
-    stated = run.statement
-    mechanisms = tuple(
-        (
-            row["name"],
-            row["noise"] + (f", {row['steps']} steps at rate {row['sample_rate']}" if row["steps"] else ""),
-            short(row["noise_multiplier"]),
-            str(row["rounds"]),
-            upper(row["own_epsilon"]),
-            row["seen_in_the_clear_by"],
-        )
-        for row in stated["mechanisms"]
-    )
-    return Section(
-        "The guarantee, in full",
-        (
-            stated["guarantee"],
-            Facts(
-                (
-                    ("Unit of privacy, and what is compared", f"{stated['unit']}; {stated['neighbours']}."),
-                    ("What it covers", f"{stated['claim']}."),
-                    ("Accountant", f"{stated['accountant']}."),
-                    ("Randomness", stated["randomness"]["text"]),
-                    ("Trust", TRUST[stated["trust"]]),
-                )
-            ),
-            Table(
-                ("records of one person", "epsilon", "delta"),
-                tuple(
-                    (str(row["records"]), upper(row["epsilon"]), short(row["delta"]))
-                    for row in stated["records_of_one_person"]
-                ),
-                "A person with several records at one client has a weaker guarantee.",
-                frozenset({0, 1, 2}),
-            ),
-            Table(
-                ("who colludes", "epsilon", "why"),
-                tuple((row["who"], upper(row["epsilon"]), row["why"]) for row in stated["coalitions"]),
-                "Epsilon against each coalition.",
-                frozenset({1}),
-            ),
-            Table(
-                ("release", "noise", "noise multiplier", "times", "epsilon alone", "seen by"),
-                mechanisms,
-                "All that left each client.",
-                frozenset({2, 3, 4}),
-            ),
-            Table(
-                ("client", "ledger head", "entry", "epsilon of what was done"),
-                _heads(run),
-                "The clients' ledgers, signed by them; whole digests and excerpts are in ledgers.json.",
-                frozenset({2, 3}),
-            ),
-        ),
-    )
-
-
-def _heads(run: PackedRun) -> tuple[tuple[str, ...], ...]:
-    spent = run.statement["spent"]
-    return tuple(
-        (client, f"{head.digest[:16]}...", str(head.sequence), upper(spent[client]))
-        for client, head in run.heads.items()
-    )
 
 
 def _training(run: PackedRun) -> tuple[Block, ...]:

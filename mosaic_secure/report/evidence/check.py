@@ -118,7 +118,7 @@ class _Check:
         try:
             return None if data is None else read_index(data)
         except UserError as error:
-            self._say(INDEX, str(error).removeprefix(f"{INDEX} "))
+            self._say(INDEX, _without_name(error, INDEX))
             return None
         except RecursionError:
             self._say(INDEX, "is nested too deeply")
@@ -225,7 +225,7 @@ class _Check:
         try:
             content = manifest.parse(data, name)
         except UserError as error:
-            self._say(name, str(error).removeprefix(f"{name} "))
+            self._say(name, _without_name(error, name))
             return None
         if not content["sealed"]:
             self._say(name, "is not of a sealed run")
@@ -259,3 +259,7 @@ class _Check:
 
     def _say(self, name: str, problem: str) -> None:
         self._problems.append(f"{shown(name)}: {problem}")
+
+
+def _without_name(error: UserError, name: str) -> str:
+    return str(error).removeprefix(name).removeprefix(":").strip()

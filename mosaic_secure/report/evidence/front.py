@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mosaic_secure import __version__
+from mosaic_secure.report.audit_page import VERDICTS
 from mosaic_secure.report.document import Box, Bullets, Document, Facts, Link, Section, Table
 from mosaic_secure.report.evidence.contents import PackedRun
 from mosaic_secure.report.evidence.format import describe_signer
@@ -24,7 +25,7 @@ def front_page(runs: Sequence[PackedRun], public: bytes) -> Document:
             short(run.statement["delta"]),
             Link("model", f"runs/{run.id}/model-card.html"),
             Link("synthetic data", f"runs/{run.id}/synthetic-data-card.html") if run.synthetic else "-",
-            ", ".join(audit.record["verdict"] for audit in run.audits) or "-",
+            "; ".join(VERDICTS[audit.record["verdict"]] for audit in run.audits) or "-",
         )
         for run in runs
     )

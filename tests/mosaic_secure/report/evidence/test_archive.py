@@ -64,6 +64,14 @@ def test_changed_missing_and_extra_files_of_a_zip_are_named(made, tmp_path: Path
     assert "index.html: missing" in found and "more.txt: not in the index" in found
 
 
+def test_a_zip_without_its_index_is_named(made, tmp_path: Path):
+    def change(entries: Entries, top: str) -> None:
+        del entries[named(entries, f"{top}/index.json")]
+        entries[zipfile.ZipInfo("beside.txt")] = b"more"
+
+    assert "index.json: missing" in rewritten(made, tmp_path, change)
+
+
 @pytest.mark.parametrize(
     "name",
     ["../outside", "/etc/outside", "runs/../../outside", "C:\\outside", "a\nb", ".hidden", "x/" * 20 + "y"],

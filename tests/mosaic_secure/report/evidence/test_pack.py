@@ -246,6 +246,9 @@ def test_an_index_that_makes_no_sense_is_named(made, tmp_path: Path, change: Any
     content = {**made.index, **change} if isinstance(change, dict) else change
     (copy / "index.json").write_text(json.dumps(content, indent=2) + "\n")
     assert [p for p in problems(copy) if p.startswith("index.json: ")]
+    copy = made.copy(tmp_path / "newer")
+    (copy / "index.json").write_bytes(json_document({**made.index, "schema_version": 2}))
+    assert "index.json: schema_version 2; expected 1" in problems(copy)
 
 
 def test_documents_that_make_no_sense_are_named(made, tmp_path: Path):
@@ -427,6 +430,22 @@ def test_the_cards_say_what_an_officer_must_know(made):
     assert f"{accuracy:.4f}" in text
     first = (made.folder / "runs" / run_id(made.runs[0]) / "model-card.md").read_text()
     assert "none was made of this run" in first
+
+
+def test_an_audit_that_failed_stands_where_the_guarantee_would(made, tmp_path: Path):
+    copy = Path(shutil.copytree(made.runs[1], tmp_path / "copy"))
+    (audit,) = (copy / "audits").iterdir()
+    record = json.loads((audit / "audit.json").read_bytes())
+    changed = {**record, "verdict": "fail", "sentence": "The claim is refuted."}
+    (audit / "audit.json").write_text(json.dumps(changed))
+    sealed = manifest.read(audit)
+    manifest.write(audit, {name: sealed[name] for name in ("sealed", "run_id", "request")})
+    outcome = command("report", copy, "--out", tmp_path / "pack", "--key", tmp_path / "key")
+    assert outcome.status == 0, outcome.err
+    for card in (tmp_path / "pack").rglob("*card.md"):
+        box = card.read_text().split("\n## ")[0]
+        assert "does not hold" in box and "The claim is refuted." in box and "private" not in box
+    assert ">Failed<" in (tmp_path / "pack" / "index.html").read_text()
 
 
 def test_a_comparison_tells_what_changed(made):
