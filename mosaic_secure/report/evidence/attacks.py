@@ -9,7 +9,7 @@ from mosaic_secure.report.attack_tables import ILLUSTRATIONS, attack_groups
 from mosaic_secure.report.audit_page import VERDICTS
 from mosaic_secure.report.document import Block, Facts, Link, Section, Table
 from mosaic_secure.report.evidence.contents import PackedAudit, PackedRun
-from mosaic_secure.report.pages import percent, short
+from mosaic_secure.report.pages import percent, short, upper
 
 __all__ = ["attacks_section", "found_by", "tested"]
 
@@ -60,7 +60,7 @@ def tested(audit: PackedAudit) -> dict[str, str]:
     return {
         "verdict": VERDICTS[record["verdict"]],
         "in words": record["sentence"],
-        "epsilon tested": short(record["epsilon_claimed"]) if record["canaries"] else "none was",
+        "epsilon tested": upper(record["epsilon_claimed"]) if record["canaries"] else "none was",
         "epsilon shown at least": "-" if lower is None else short(lower),
         "at most to be shown": "-"
         if record["epsilon_provable_at_most"] is None
