@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli import audit, budget, compare, configs, export, ledger, predict, synth, train, verify
+from cli import audit, budget, compare, configs, export, ledger, predict, report, synth, train, verify
 from cli.errors import guarded
 
 PROGRAM = "mosaic-secure"
@@ -23,6 +23,7 @@ for module, command in (
     (train, train.train),
     (audit, audit.audit),
     (compare, compare.compare),
+    (report, report.report),
     (predict, predict.predict),
     (export, export.export),
     (synth, synth.synth),

@@ -50,8 +50,10 @@ def test_what_the_tour_makes_of_a_run(finished, name: str, written: list[str], t
         assert file.split("/")[0] in TOUR, "the tour says where it went"
 
 
-def test_the_tour_verifies_a_run(finished):
-    for words in _lines("verify"):
+def test_the_tour_verifies_a_run_and_its_evidence(finished, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    for words in _lines("report") + _lines("verify"):
         outcome = command(*[str(finished.path) if word == "runs/tour" else word for word in words])
         assert outcome.status == 0, outcome.err
 

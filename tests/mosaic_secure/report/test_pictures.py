@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from attacks.rates import Rate
 from mosaic_secure.audit.inversion import Inversion, Inverted
-from mosaic_secure.report import audit_page
+from mosaic_secure.report.pages import render
 from mosaic_secure.report.pictures import inversion_context, picture_grid
 
 
@@ -49,13 +48,7 @@ def decoded(uri: str) -> np.ndarray:
 
 
 def rendered(found: Inversion, *, records: bool = True) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(audit_page._TEMPLATES), autoescape=True, undefined=StrictUndefined
-    )
-    environment.filters |= {"short": audit_page._short, "percent": audit_page._percent}
-    return environment.get_template("audit_inversion.html").render(
-        inversion=inversion_context(found, records=records)
-    )
+    return render("audit_inversion.html", inversion=inversion_context(found, records=records))
 
 
 @pytest.mark.parametrize(("channels", "side", "scale"), [(1, 8, 6), (3, 32, 2), (1, 64, 1)])
