@@ -341,6 +341,7 @@ def test_the_key_of_ones_own_is_made_once_and_the_name_is_fresh(made, tmp_path: 
     assert not (Path(outcome.json["pack"]) / "comparison.html").exists()
 
 
+@pytest.mark.slow
 def test_other_kinds_of_runs(distributed, tmp_path: Path):
     for method in ("local", "fedavg"):
         assert tiny_train(tmp_path / method, "--epsilon", "4", "--method", method).status == 0
