@@ -66,7 +66,7 @@ def test_the_tour_audits_a_run(finished, tmp_path: Path):
         given = [str(copy) if word == "runs/tour" else word for word in words]
         outcome = command(*given)
         assert outcome.status in (0, 3), outcome.err  # an honest run is refuted once in a hundred times
-        assert "report: " in outcome.out and "not tested: " in outcome.out
+        assert "report: " in outcome.out and "not tested:" in outcome.out
 
 
 def test_the_tour_reads_the_ledgers_of_a_run(finished):
