@@ -23,7 +23,7 @@ from privacy.errors import PrivacyError
 if TYPE_CHECKING:
     from flwr.serverapp import Grid
 
-__all__ = ["RunResult", "Witness", "train"]
+__all__ = ["RunResult", "Witness", "ledger_place", "train"]
 
 CLIENT_APP = "mosaic_secure.client.app:app"
 LEDGER_VARIABLE = "MOSAIC_LEDGER_DIR"
@@ -114,7 +114,7 @@ def train(
     check_available(config.data, config.data.root)
     if config.is_public:
         load_partition(config, config.data.root)  # refuses poor clients and empty classes before any cost
-    parties = Path(ledger_dir or os.environ.get(LEDGER_VARIABLE) or DEFAULT_LEDGERS)
+    parties = ledger_place(ledger_dir)
     path = out or default_run_path()
     with ExitStack() as stack:
         run = stack.enter_context(
@@ -159,6 +159,11 @@ def train(
         }
         run.seal({"result": record, "versions": _versions(), "mosaic_secure": __version__})
         return RunResult(**record)
+
+
+def ledger_place(given: Path | None) -> Path:
+    """Where the parties live: as given, as `MOSAIC_LEDGER_DIR` says, or ./ledgers."""
+    return Path(given or os.environ.get(LEDGER_VARIABLE) or DEFAULT_LEDGERS)
 
 
 def _launcher(

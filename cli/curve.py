@@ -1,0 +1,183 @@
+"""`mosaic-secure curve`: accuracy against epsilon, what it costs to look, and which epsilon to take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli import options
+from cli.errors import FAILED, Interrupted, terminate_as_interrupt
+from cli.grid import how_to_continue, say, show_cells, warn_once, work
+from cli.output import print_json, print_table, warn
+
+if TYPE_CHECKING:
+    from mosaic_secure.report.comparison import Outcome
+    from mosaic_secure.report.comparison_request import Cell
+    from mosaic_secure.report.curve import Curve
+    from mosaic_secure.report.curve_cost import Looking
+    from mosaic_secure.report.curve_request import Wanted
+
+EXAMPLE = "Example: mosaic-secure curve --epsilons 0.5,1,2,4,8,inf --seeds 3 --min-accuracy 0.9"
+CHOICE = "Choose for me"
+EPSILONS = "0.5,1,2,4,8,inf"
+
+
+def curve(
+    config: options.Config = None,
+    epsilons: Annotated[str, typer.Option(metavar="LIST", help="Budgets; each is a point.")] = EPSILONS,
+    seeds: Annotated[
+        int, typer.Option(metavar="NUMBER", help="Runs of each point; from two on there are intervals.")
+    ] = 3,
+    baselines: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Methods to stand beside, or none.",
+            show_default="central,local; private: none",
+        ),
+    ] = None,
+    trust: options.Trust = None,
+    alpha: options.Alpha = None,
+    preset: options.Preset = None,
+    min_accuracy: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Choose the smallest epsilon whose accuracy interval lies there.",
+            rich_help_panel=CHOICE,
+        ),
+    ] = None,
+    max_epsilon: Annotated[
+        float | None,
+        typer.Option(
+            metavar="NUMBER", help="Choose the best accuracy up to this epsilon.", rich_help_panel=CHOICE
+        ),
+    ] = None,
+    max_tpr: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE", help="Most members caught at 1 % false alarms.", rich_help_panel=CHOICE
+        ),
+    ] = None,
+    data_root: options.DataRoot = None,
+    ledger_dir: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where clients keep keys and ledgers.", rich_help_panel=options.RUN),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where all goes; the same one again continues. Default: a fresh one.",
+            rich_help_panel=options.RUN,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="List the runs and what each costs.", rich_help_panel=options.RUN),
+    ] = False,
+    settings: options.Set = None,
+    json: options.Json = False,
+) -> None:
+    """Train at several budgets, draw accuracy against epsilon, and choose an epsilon by a rule.
+
+    Every point on private data is a release: the whole sweep is charged to the ledgers, and refused before
+    its first run if they cannot pay for it.
+    """
+    from mosaic_secure.config import load_config
+    from mosaic_secure.report.curve import FROZEN
+    from mosaic_secure.report.curve_request import CurveRequest, Wanted
+    from mosaic_secure.runs.directory import default_run_path
+
+    fields = options.overrides(settings, data__root=data_root)
+    wanted = Wanted(min_accuracy, max_epsilon, max_tpr)
+    request = CurveRequest(epsilons, seeds, baselines, trust, alpha, preset, wanted)
+    cells = request.cells(lambda taken: load_config(config or "digits", taken), fields)
+    looking = _looking(cells, out, ledger_dir)
+    warn_once(cells)
+    (say if looking.public else warn)(looking.sentence)
+    if dry_run:
+        show_cells(cells, out, json, FROZEN, {"looking": looking.to_dict()})
+        return
+    folder = out or default_run_path()
+    given = {
+        "--config": config,
+        "--epsilons": epsilons,
+        "--seeds": seeds,
+        "--baselines": baselines,
+        "--trust": trust,
+        "--alpha": alpha,
+        "--preset": preset,
+        "--min-accuracy": min_accuracy,
+        "--max-epsilon": max_epsilon,
+        "--max-tpr": max_tpr,
+        "--data-root": data_root,
+        "--ledger-dir": ledger_dir,
+        "--out": folder,
+    }
+    outcomes: list[Outcome] = []
+    try:
+        with terminate_as_interrupt():
+            work(folder, cells, ledger_dir, outcomes, FROZEN)
+    except KeyboardInterrupt:
+        if outcomes:
+            _write(folder, cells, outcomes, wanted, looking)
+        line = how_to_continue(given, settings, len(outcomes), len(cells), "curve")
+        raise Interrupted(line) from None
+    found, written = _write(folder, cells, outcomes, wanted, looking)
+    _show(found, written)
+    if json:
+        print_json({**found.to_dict(), "report": str(written[0]), "written": [str(path) for path in written]})
+    if found.failed:
+        raise typer.Exit(FAILED)
+
+
+def _looking(cells: Sequence[Cell], out: Path | None, ledger_dir: Path | None) -> Looking:
+    """What the sweep costs; refuses what the ledgers cannot pay for, before anything is made."""
+    from mosaic_secure.engine.local import ledger_place
+    from mosaic_secure.report.comparison import check_request
+    from mosaic_secure.report.curve import FROZEN
+    from mosaic_secure.report.curve_cost import cost_of_looking
+
+    begun = out is not None and check_request(out, cells, FROZEN)
+    return cost_of_looking(cells, out if begun else None, ledger_place(ledger_dir))
+
+
+def _write(
+    folder: Path, cells: Sequence[Cell], outcomes: Sequence[Outcome], wanted: Wanted, looking: Looking
+) -> tuple[Curve, list[Path]]:
+    from mosaic_secure.report.curve import gather, write_data
+
+    found = gather(cells, outcomes, wanted, looking)
+    return found, write_data(folder, found)
+
+
+def _show(found: Curve, written: Sequence[Path]) -> None:
+    rows: list[dict[str, Any]] = []
+    for name, points in {"mosaic": found.points, **found.baselines}.items():
+        for point in points:
+            low, high = point.interval or (None, None)
+            rows.append(
+                {
+                    "method": name,
+                    "epsilon": point.epsilon,
+                    "accuracy": point.row.accuracy,
+                    "low": low,
+                    "high": high,
+                    "seeds": len(point.row.seeds),
+                    "attacks_catch_at_most": point.ceiling if name == "mosaic" else None,
+                }
+            )
+    print_table(rows)
+    print()
+    if found.failed:
+        print_table(found.failed)
+        print()
+    print("attacks catch at most: share of members at 1 % false alarms, by the guarantee")
+    if found.choice is not None:
+        print(found.choice.reason)
+    print(found.looking.sentence)
+    print(f"written: {', '.join(map(str, written))}")
