@@ -10,7 +10,15 @@ import typer
 
 from cli import options
 from cli.errors import FAILED, Interrupted, terminate_as_interrupt
-from cli.grid import how_to_continue, show_cells, warn_once, without_empty_columns, work
+from cli.grid import (
+    as_command,
+    how_to_continue,
+    show_cells,
+    warn_once,
+    without_empty_columns,
+    work,
+    worked_on,
+)
 from cli.output import print_json, print_table, warn
 
 if TYPE_CHECKING:
@@ -87,12 +95,13 @@ def compare(
     }
     outcomes: list[Outcome] = []
     try:
-        with terminate_as_interrupt():
-            work(folder, cells, ledger_dir, outcomes, FROZEN)
+        with terminate_as_interrupt(), worked_on(folder, cells, FROZEN):
+            work(folder, cells, ledger_dir, outcomes)
     except KeyboardInterrupt:
         if outcomes:
             _write(folder, cells, outcomes)
-        raise Interrupted(how_to_continue(given, settings, len(outcomes), len(cells))) from None
+        again = as_command("compare", given, settings)
+        raise Interrupted(how_to_continue(again, len(outcomes), len(cells))) from None
     _show(folder, cells, outcomes, json)
     if any(outcome.measured is None for outcome in outcomes):
         raise typer.Exit(FAILED)

@@ -9,8 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli import options
-from cli.errors import FAILED, Interrupted, terminate_as_interrupt
-from cli.grid import how_to_continue, say, show_cells, warn_once, work
+from cli.curve_looks import ablate_one, audit_all, check_further
+from cli.errors import FAILED, VERDICT_FAILED, Interrupted, terminate_as_interrupt
+from cli.grid import (
+    as_command,
+    how_to_continue,
+    say,
+    show_cells,
+    warn_once,
+    without_empty_columns,
+    work,
+    worked_on,
+)
 from cli.output import print_json, print_table, warn
 
 if TYPE_CHECKING:
@@ -18,10 +28,10 @@ if TYPE_CHECKING:
     from mosaic_secure.report.comparison_request import Cell
     from mosaic_secure.report.curve import Curve
     from mosaic_secure.report.curve_cost import Looking
-    from mosaic_secure.report.curve_request import Wanted
 
 EXAMPLE = "Example: mosaic-secure curve --epsilons 0.5,1,2,4,8,inf --seeds 3 --min-accuracy 0.9"
 CHOICE = "Choose for me"
+FURTHER = "Look further"
 EPSILONS = "0.5,1,2,4,8,inf"
 
 
@@ -62,6 +72,25 @@ def curve(
             metavar="SHARE", help="Most members caught at 1 % false alarms.", rich_help_panel=CHOICE
         ),
     ] = None,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Attack every run of Mosaic.", rich_help_panel=FURTHER)
+    ] = False,
+    retrain: Annotated[
+        bool,
+        typer.Option(
+            "--retrain",
+            help="With --audit: a fresh run with canaries for each, which can refute its claim.",
+            rich_help_panel=FURTHER,
+        ),
+    ] = False,
+    ablate: Annotated[
+        bool,
+        typer.Option(
+            "--ablate",
+            help="Take one further run apart, at the chosen epsilon.",
+            rich_help_panel=FURTHER,
+        ),
+    ] = False,
     data_root: options.DataRoot = None,
     ledger_dir: Annotated[
         Path | None,
@@ -89,6 +118,7 @@ def curve(
     """
     from mosaic_secure.config import load_config
     from mosaic_secure.report.curve import FROZEN
+    from mosaic_secure.report.curve_files import write_files
     from mosaic_secure.report.curve_request import CurveRequest, Wanted
     from mosaic_secure.runs.directory import default_run_path
 
@@ -96,6 +126,7 @@ def curve(
     wanted = Wanted(min_accuracy, max_epsilon, max_tpr)
     request = CurveRequest(epsilons, seeds, baselines, trust, alpha, preset, wanted)
     cells = request.cells(lambda taken: load_config(config or "digits", taken), fields)
+    check_further(cells, audit, retrain, ablate)
     looking = _looking(cells, out, ledger_dir)
     warn_once(cells)
     (say if looking.public else warn)(looking.sentence)
@@ -114,23 +145,41 @@ def curve(
         "--min-accuracy": min_accuracy,
         "--max-epsilon": max_epsilon,
         "--max-tpr": max_tpr,
+        "--audit": audit,
+        "--retrain": retrain,
+        "--ablate": ablate,
         "--data-root": data_root,
         "--ledger-dir": ledger_dir,
         "--out": folder,
     }
+    again = as_command("curve", given, settings)
     outcomes: list[Outcome] = []
+
+    failed: list[dict[str, str]] = []
+
+    def look() -> Curve:
+        from mosaic_secure.report.curve import gather
+
+        return gather(folder, cells, outcomes, wanted, looking, failed)
+
     try:
-        with terminate_as_interrupt():
-            work(folder, cells, ledger_dir, outcomes, FROZEN)
+        with terminate_as_interrupt(), worked_on(folder, cells, FROZEN):
+            work(folder, cells, ledger_dir, outcomes)
+            if audit:
+                audit_all(folder, outcomes, retrain, failed)
+            if ablate:
+                ablate_one(folder, look().shown, outcomes, ledger_dir, failed)
     except KeyboardInterrupt:
         if outcomes:
-            _write(folder, cells, outcomes, wanted, looking)
-        line = how_to_continue(given, settings, len(outcomes), len(cells), "curve")
-        raise Interrupted(line) from None
-    found, written = _write(folder, cells, outcomes, wanted, looking)
+            write_files(folder, look(), again)
+        raise Interrupted(how_to_continue(again, len(outcomes), len(cells))) from None
+    found = look()
+    written = write_files(folder, found, again)
     _show(found, written)
     if json:
         print_json({**found.to_dict(), "report": str(written[0]), "written": [str(path) for path in written]})
+    if found.refuted:
+        raise typer.Exit(VERDICT_FAILED)
     if found.failed:
         raise typer.Exit(FAILED)
 
@@ -144,15 +193,6 @@ def _looking(cells: Sequence[Cell], out: Path | None, ledger_dir: Path | None) -
 
     begun = out is not None and check_request(out, cells, FROZEN)
     return cost_of_looking(cells, out if begun else None, ledger_place(ledger_dir))
-
-
-def _write(
-    folder: Path, cells: Sequence[Cell], outcomes: Sequence[Outcome], wanted: Wanted, looking: Looking
-) -> tuple[Curve, list[Path]]:
-    from mosaic_secure.report.curve import gather, write_data
-
-    found = gather(cells, outcomes, wanted, looking)
-    return found, write_data(folder, found)
 
 
 def _show(found: Curve, written: Sequence[Path]) -> None:
@@ -169,14 +209,21 @@ def _show(found: Curve, written: Sequence[Path]) -> None:
                     "high": high,
                     "seeds": len(point.row.seeds),
                     "attacks_catch_at_most": point.ceiling if name == "mosaic" else None,
+                    "ours_caught": None if point.strongest is None else point.strongest[1].rate,
+                    "epsilon_shown_at_least": max((b for b, _ in point.lower_bounds.values()), default=None),
                 }
             )
-    print_table(rows)
+    print_table(without_empty_columns(rows))
     print()
+    if found.ablation:
+        print_table(found.ablation)
+        print()
     if found.failed:
         print_table(found.failed)
         print()
     print("attacks catch at most: share of members at 1 % false alarms, by the guarantee")
+    for sentence in found.refuted:
+        print(f"refuted: {sentence}")
     if found.choice is not None:
         print(found.choice.reason)
     print(found.looking.sentence)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,21 +21,20 @@ if TYPE_CHECKING:
     from mosaic_secure.report.comparison_request import Cell
 
 
-def how_to_continue(
-    given: Mapping[str, object],
-    settings: Sequence[str] | None,
-    tried: int,
-    total: int,
-    command: str = "compare",
-) -> str:
-    """The line that tells how an interrupted grid goes on; a value of True stands for an option alone."""
-    words = ["mosaic-secure", command]
+def as_command(name: str, given: Mapping[str, object], settings: Sequence[str] | None) -> str:
+    """The command line of options that were given; a value of True stands for an option alone."""
+    words = ["mosaic-secure", name]
     for option, value in given.items():
         if value not in (None, False):
             words += [option] if value is True else [option, str(value)]
     for setting in settings or ():
         words += ["--set", setting]
-    return f"interrupted after {tried} of {total} runs; continue with: {shlex.join(words)}"
+    return shlex.join(words)
+
+
+def how_to_continue(command: str, tried: int, total: int) -> str:
+    """The line that tells how an interrupted grid goes on."""
+    return f"interrupted after {tried} of {total} runs; continue with: {command}"
 
 
 def warn_once(cells: Sequence[Cell]) -> None:
@@ -46,15 +46,18 @@ def warn_once(cells: Sequence[Cell]) -> None:
                 break
 
 
-def work(
-    folder: Path, cells: Sequence[Cell], ledger_dir: Path | None, outcomes: list[Outcome], frozen: str
-) -> None:
-    """Make and read all runs, each told with the time that is left; `outcomes` grows as they end.
+@contextlib.contextmanager
+def worked_on(folder: Path, cells: Sequence[Cell], frozen: str) -> Iterator[None]:
+    """Nobody else works in the folder while the block runs, see `mosaic_secure.report.comparison.opened`."""
+    from mosaic_secure.report.comparison import opened
 
-    Args:
-        frozen: see `mosaic_secure.report.comparison.opened`.
-    """
-    from mosaic_secure.report.comparison import DONE, carry_out, is_done, opened
+    with opened(folder, cells, frozen):
+        yield
+
+
+def work(folder: Path, cells: Sequence[Cell], ledger_dir: Path | None, outcomes: list[Outcome]) -> None:
+    """Make and read all runs, each told with the time that is left; `outcomes` grows as they end."""
+    from mosaic_secure.report.comparison import DONE, carry_out, is_done
     from mosaic_secure.report.remaining import in_words, seconds_left
 
     def run(config: RunConfig, path: Path, resume: bool) -> None:
@@ -72,12 +75,11 @@ def work(
         more = f"; about {in_words(left)} left" if left else ""
         say(f"[{number}/{len(cells)}] {cell.slug} {verb}{more}")
 
-    with opened(folder, cells, frozen):
-        before = {cell.slug for cell in cells if is_done(folder, cell)}
-        for outcome in carry_out(folder, cells, run, begin):
-            outcomes.append(outcome)
-            if outcome.measured is None:
-                say(f"[{len(outcomes)}/{len(cells)}] {outcome.cell.slug} failed: {outcome.reason}")
+    before = {cell.slug for cell in cells if is_done(folder, cell)}
+    for outcome in carry_out(folder, cells, run, begin):
+        outcomes.append(outcome)
+        if outcome.measured is None:
+            say(f"[{len(outcomes)}/{len(cells)}] {outcome.cell.slug} failed: {outcome.reason}")
 
 
 def say(line: str) -> None:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from attacks.statistics import tpr_ceiling
 from mosaic_secure.report.attack_tables import ILLUSTRATIONS, attack_groups, drawn
 from mosaic_secure.report.drawings import draw_curves, draw_sandwich
+from mosaic_secure.report.pages import percent, render, short
 
 __all__ = ["audit_page"]
 
-_TEMPLATES = Path(__file__).parent / "templates"
 _WORDS = {
     "pass": "Tested, and the claim stands",
     "fail": "Failed",
@@ -44,17 +43,8 @@ def audit_page(audit: Mapping[str, Any], statement: Mapping[str, Any], inversion
         audit: what audit.json holds. statement: what the run's privacy.json holds.
         inversion: what `mosaic_secure.report.pictures.inversion_context` makes of the pictures.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"short": _short, "percent": _percent, "size": _size}
     groups = attack_groups(audit)
     attacks = {
         f"{group.short}: {name}": found
@@ -67,25 +57,25 @@ def audit_page(audit: Mapping[str, Any], statement: Mapping[str, Any], inversion
     strongest = _strongest(attacks, audit["request"]["fpr"])
     sound = audit["verdict"] != "fail" and statement["randomness"]["secure"]
     lower = audit["epsilon_lower_bound"]
-    return environment.get_template("audit.html").render(
+    return render(
+        "audit.html",
         audit=audit,
         statement=statement,
         inversion=inversion,
-        style=Markup((_TEMPLATES / "house.css").read_text("utf-8")),
-        title=f"{statement['population']['name']}, {statement['clients']} clients, epsilon {_short(epsilon)}",
+        title=f"{statement['population']['name']}, {statement['clients']} clients, epsilon {short(epsilon)}",
         words=_WORDS,
         marks=_MARKS,
         trust=_TRUST,
         kinds=_KINDS,
         illustrations=ILLUSTRATIONS,
         groups=groups,
-        claim=_short(audit["epsilon_claimed"]),
-        epsilon=_short(epsilon),
+        claim=short(audit["epsilon_claimed"]),
+        epsilon=short(epsilon),
         infinite=math.isinf(epsilon),
-        factor=_short(math.exp(min(700.0, epsilon))),
-        confidence=_percent(audit["confidence"]),
-        error=_percent(audit["family_wise_error"]),
-        delta=_short(delta),
+        factor=short(math.exp(min(700.0, epsilon))),
+        confidence=percent(audit["confidence"]),
+        error=percent(audit["family_wise_error"]),
+        delta=short(delta),
         headline=_headline(strongest, sound),
         sandwich=Markup(draw_sandwich(audit["epsilon_claimed"], lower, audit["epsilon_provable_at_most"])),
         below=_below(audit),
@@ -116,21 +106,21 @@ def _headline(strongest: tuple[str, Mapping[str, Any]] | None, sound: bool) -> s
         return ""
     _, row = strongest
     rate, interval = row["rate"], row["rate"]["interval"]
-    bound = f"no attack can catch more than {_percent(row['at_most'])} of members"
+    bound = f"no attack can catch more than {percent(row['at_most'])} of members"
     if not sound:
-        bound = f"no attack could catch more than {_percent(row['at_most'])} of members if the guarantee held"
+        bound = f"no attack could catch more than {percent(row['at_most'])} of members if the guarantee held"
     if row["at_most"] >= 1:
         bound = "nothing limits what an attack may catch"
     return (
-        f"At {_percent(row['fpr'])} false alarms {bound}; ours caught {_percent(rate['value'])} "
-        f"[{_percent(interval['low'])} to {_percent(interval['high'])}]."
+        f"At {percent(row['fpr'])} false alarms {bound}; ours caught {percent(rate['value'])} "
+        f"[{percent(interval['low'])} to {percent(interval['high'])}]."
     )
 
 
 def _below(audit: Mapping[str, Any]) -> str:
     if not audit["canaries"]:
         return "nothing was tested; a fresh run with canaries would show a lower bound."
-    least = f"with {_percent(audit['confidence'])} confidence at least {_short(audit['epsilon_lower_bound'])}"
+    least = f"with {percent(audit['confidence'])} confidence at least {short(audit['epsilon_lower_bound'])}"
     if audit["epsilon_lower_bound"] > audit["epsilon_claimed"]:
         return f"{least}, which is above the claim."
     return (
@@ -159,7 +149,7 @@ def _command(audit: Mapping[str, Any]) -> str:
     request = audit["request"]
     words = ["mosaic-secure", "audit", audit["run"]]
     if request["claim"] is not None:
-        words += ["--claim", _short(request["claim"])]
+        words += ["--claim", short(request["claim"])]
     if request["fpr"] is not None:
         words += ["--fpr", f"{request['fpr']:g}"]
     if request["retrain"]:
@@ -172,18 +162,3 @@ def _command(audit: Mapping[str, Any]) -> str:
         if request[name]:
             words += [f"--{name}", request[name]]
     return shlex.join([*words, "--seed", str(request["seed"])])
-
-
-def _short(value: float | str) -> str:
-    return str(value) if isinstance(value, str) else f"{value:.3g}"
-
-
-def _size(count: int) -> str:
-    for unit, width in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= width:
-            return f"{count / width:.3g}\N{NO-BREAK SPACE}{unit}"
-    return f"{count}\N{NO-BREAK SPACE}bytes"
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.3g}\N{NO-BREAK SPACE}%"

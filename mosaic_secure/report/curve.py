@@ -1,69 +1,33 @@
-"""A privacy-utility curve: points over epsilon with what was seen at each, and its files for programs."""
+"""A privacy-utility curve: points over epsilon, the choice among them, and the files for programs."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from attacks.statistics import tpr_ceiling
-from mosaic_secure.report.comparison import Outcome
+from mosaic_secure.config import RunConfig, config_hash
+from mosaic_secure.report.comparison import RUNS, Outcome
 from mosaic_secure.report.comparison_request import REFERENCE, Cell
 from mosaic_secure.report.comparison_table import Row, summarise
-from mosaic_secure.report.curve_choice import Candidate, Choice, choose
+from mosaic_secure.report.curve_ablation import finished_ablation
+from mosaic_secure.report.curve_audits import FALSE_ALARMS, finished_audit
+from mosaic_secure.report.curve_choice import Choice, choose
 from mosaic_secure.report.curve_cost import Looking
+from mosaic_secure.report.curve_point import Point
 from mosaic_secure.report.curve_request import Wanted
+from mosaic_secure.report.curve_scores import scores_of
+from mosaic_secure.runs.directory import RunDirectory
 from mosaic_secure.runs.encoding import json_document, jsonable
 from privacy.storage import write_durably
 
-__all__ = ["FALSE_ALARMS", "FROZEN", "Curve", "Point", "gather", "write_data"]
+__all__ = ["FROZEN", "Curve", "gather", "write_data"]
 
 FROZEN = "sweep.json"
-FALSE_ALARMS = 0.01
-"""The rate of false alarms at which a curve tells what attacks catch."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Point:
-    """One method at one epsilon, over seeds.
-
-    Attributes:
-        row: accuracies and what was spent. low, high: its interval, cut to [0, 1]; None for one seed.
-        ceiling: the most that any attack catches at `FALSE_ALARMS`, by the guarantee of what was spent.
-    """
-
-    row: Row
-    ceiling: float
-
-    @property
-    def epsilon(self) -> float:
-        """What was asked for."""
-        return self.row.epsilon_target
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """Of the mean accuracy, 95 %, over seeds, cut to what an accuracy can be."""
-        if self.row.low is None or self.row.high is None:
-            return None
-        return max(0.0, self.row.low), min(1.0, self.row.high)
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "epsilon": self.epsilon,
-            "accuracy_mean": self.row.accuracy,
-            "accuracy_ci95": None if self.interval is None else list(self.interval),
-            "attack_tpr_at_fpr_0.01": None,
-            "tpr_ceiling_at_fpr_0.01": self.ceiling,
-            "seeds": len(self.row.seeds),
-            "accuracy_by_seed": {str(seed): value for seed, value in sorted(self.row.by_seed.items())},
-            "epsilon_spent": self.row.epsilon_spent,
-            "delta": self.row.delta,
-            "seconds": self.row.seconds,
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,13 +35,15 @@ class Curve:
     """All that a sweep has found so far.
 
     Attributes:
-        title: data, clients and how records are dealt.
+        title: data, clients and how records are dealt. config: of one of its runs of Mosaic.
         points: of Mosaic, by epsilon; an infinite one is the ceiling without noise. baselines: by method.
-        failed: runs that have not ended, with the reason. planned: how many runs there are in all.
+        failed: runs that have not ended, with the reason. ended, planned: how many runs have, and there are.
         choice: None where nothing was asked. looking: what the sweep costs.
+        ablation: what each part is worth at the epsilon shown, see `server/worth.py`; empty if not measured.
     """
 
     title: str
+    config: RunConfig
     points: tuple[Point, ...]
     baselines: Mapping[str, tuple[Point, ...]]
     failed: tuple[Mapping[str, str], ...]
@@ -86,7 +52,27 @@ class Curve:
     choice: Choice | None
     wanted: Wanted
     looking: Looking
-    public: bool
+    notes: tuple[str, ...]
+    ablation: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def shown(self) -> Point | None:
+        """The point whose budget is taken apart: the chosen one, else the middle one of those that promise
+        something."""
+        finite = [point for point in self.points if point.promises] or list(self.points)
+        asked = self.choice.epsilon if self.choice is not None else None
+        middle = finite[(len(finite) - 1) // 2] if finite else None
+        return next((point for point in finite if point.epsilon == asked), middle)
+
+    @property
+    def refuted(self) -> tuple[str, ...]:
+        """What the audits that failed say, a sentence each."""
+        return tuple(
+            f"epsilon {point.epsilon:g}, seed {seed}: {audit.sentence}"
+            for point in self.points
+            for seed, audit in sorted(point.audits.items())
+            if audit.verdict == "fail"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """For curve.json and ``--json``."""
@@ -100,36 +86,58 @@ class Curve:
                 "choice": None if self.choice is None else vars(self.choice),
                 "wanted": vars(self.wanted),
                 "looking": self.looking.to_dict(),
+                "budget": {
+                    "epsilon": None if self.shown is None else self.shown.epsilon,
+                    "releases": [] if self.shown is None else [dict(row) for row in self.shown.mechanisms],
+                },
+                "ablation": [dict(row) for row in self.ablation],
+                "refuted": list(self.refuted),
                 "failed": [dict(row) for row in self.failed],
                 "runs_ended": self.ended,
                 "runs_planned": self.planned,
-                "public": self.public,
+                "public": self.config.is_public,
+                "config_hash": config_hash(self.config),
+                "notes": list(self.notes),
             }
         )
 
 
-def gather(cells: Sequence[Cell], outcomes: Sequence[Outcome], wanted: Wanted, looking: Looking) -> Curve:
-    """The curve of all outcomes so far.
+def gather(
+    folder: Path,
+    cells: Sequence[Cell],
+    outcomes: Sequence[Outcome],
+    wanted: Wanted,
+    looking: Looking,
+    failed: Sequence[Mapping[str, str]] = (),
+) -> Curve:
+    """The curve of all outcomes so far, with what can be read off the sealed runs of Mosaic.
 
     Args:
-        cells: all runs of the sweep. wanted: by what to choose. looking: what the sweep costs.
+        folder: of the sweep. cells: all its runs. wanted: by what to choose. looking: what the sweep costs.
+        failed: what else did not work, as run and reason.
     """
     table = summarise(cells, outcomes)
-    points = sorted((_point(row) for row in table.rows), key=lambda point: point.epsilon)
+    ended = [outcome.cell for outcome in outcomes if outcome.measured is not None]
+    points = sorted(
+        (_point(folder, row, [cell for cell in ended if _of(row, cell)]) for row in table.rows),
+        key=lambda point: point.epsilon,
+    )
     own = tuple(point for point in points if point.row.method == REFERENCE)
     methods = dict.fromkeys(cell.method for cell in cells if cell.method != REFERENCE)
-    return Curve(
+    found = Curve(
         title=table.title,
+        config=cells[0].config,
         points=own,
         baselines={name: tuple(p for p in points if p.row.method == name) for name in methods},
-        failed=table.failed,
-        ended=sum(outcome.measured is not None for outcome in outcomes),
+        failed=(*table.failed, *failed),
+        ended=len(ended),
         planned=len(cells),
-        choice=choose([_candidate(point) for point in own], wanted) if wanted.anything else None,
+        choice=choose([point.candidate for point in own], wanted) if wanted.anything else None,
         wanted=wanted,
         looking=looking,
-        public=cells[0].config.is_public,
+        notes=tuple(note for note in table.notes if not note.startswith("differences")),
     )
+    return replace(found, ablation=finished_ablation(folder, found.shown))
 
 
 def write_data(folder: Path, curve: Curve) -> list[Path]:
@@ -140,15 +148,27 @@ def write_data(folder: Path, curve: Curve) -> list[Path]:
     return [folder / name for name in contents]
 
 
-def _point(row: Row) -> Point:
-    return Point(row=row, ceiling=tpr_ceiling(row.epsilon_spent, row.delta, FALSE_ALARMS))
+def _of(row: Row, cell: Cell) -> bool:
+    return (row.method, row.epsilon_target) == (cell.method, cell.epsilon)
 
 
-def _candidate(point: Point) -> Candidate:
-    interval = point.interval
-    return Candidate(
-        point.epsilon, point.row.accuracy, None if interval is None else interval[0], point.ceiling
+def _point(folder: Path, row: Row, cells: Sequence[Cell]) -> Point:
+    ceiling = tpr_ceiling(row.epsilon_spent, row.delta, FALSE_ALARMS)
+    if row.method != REFERENCE:
+        return Point(row=row, ceiling=ceiling)
+    scores = {cell.seed: scores_of(folder, cell) for cell in cells}
+    audits = {cell.seed: finished_audit(folder, cell, retrain=False) for cell in cells}
+    statement = RunDirectory.open(folder / RUNS / cells[0].slug).read_json("privacy.json")
+    return Point(
+        row=row,
+        ceiling=ceiling,
+        scores={seed: found for seed, found in scores.items() if found is not None},
+        audits={seed: found for seed, found in audits.items() if found is not None},
+        mechanisms=statement["mechanisms"],
     )
+
+
+_LEFT_OUT = ("accuracy_by_class", "accuracy_by_client", "attacks", "epsilon_lower_bound_by_seed", "audits")
 
 
 def _csv(curve: Curve) -> str:
@@ -163,7 +183,7 @@ def _csv(curve: Curve) -> str:
 
 
 def _line(point: Point) -> dict[str, Any]:
-    record = jsonable(point.to_dict())
+    record = {name: value for name, value in jsonable(point.to_dict()).items() if name not in _LEFT_OUT}
     low, high = record.pop("accuracy_ci95") or (None, None)
     by_seed = record.pop("accuracy_by_seed")
     line = {"method": point.row.method, **record, "accuracy_low": low, "accuracy_high": high}

@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 
 from mosaic_secure.engine import local
+from mosaic_secure.errors import UserError
+from mosaic_secure.report.curve_audits import Attacked, Audited
 from mosaic_secure.runs.directory import RunDirectory
 
 from ..mosaic_secure.tiny import TINY, Outcome, command
@@ -155,6 +157,59 @@ def test_what_was_interrupted_goes_on_and_is_charged_once(trained, monkeypatch, 
     assert charged(tmp_path / "ledgers") == begun
 
 
+def test_audits_and_an_ablation_are_made_once(trained, quick_inversion, monkeypatch, tmp_path: Path):
+    options = ["--epsilons", "4", "--seeds", "1", "--baselines", "none", "--max-tpr", "0.9", *tiny()]
+    outcome = command("curve", *options, "--audit", "--ablate", *places(tmp_path), "--json")
+    assert outcome.status == 0, outcome.err
+    assert [name for name, _ in trained][-1] == "eps4.0" and len(trained) == 3
+    held, free = outcome.json["points"]
+    for point in (held, free):
+        (audit,) = point["audits"].values()
+        record = json.loads((Path(audit) / "audit.json").read_text())
+        rates = {
+            f"{kind}: {name}": next(row for row in found["caught"] if row["fpr"] == 0.01)["rate"]["value"]
+            for kind in ("membership", "synthetic")
+            for name, found in record[kind].items()
+            if not name.startswith("near")
+        }
+        assert sorted(rates.values()) == sorted(found["rate"] for found in point["attacks"].values())
+        assert point["attack_tpr_at_fpr_0.01"] == max(rates.values())
+    assert held["attack_tpr_at_fpr_0.01"] < 0.2 and held["epsilon_lower_bound"] is None
+    assert "the strongest attack of the audit" in outcome.json["choice"]["reason"]
+    parts = {row["without"]: row for row in outcome.json["ablation"]}
+    assert parts["prototype expert"]["worth"] is not None and "prototype expert" in outcome.out
+    page = Path(outcome.json["report"])
+    assert page.name == "curve.html" and "prototype expert" in page.read_text()
+
+    def never(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("this was done before")
+
+    monkeypatch.setattr("mosaic_secure.audit.run_audit.audit", never)
+    again = command("curve", *options, "--audit", "--ablate", *places(tmp_path), "--json")
+    assert again.status == 0 and again.json["points"] == outcome.json["points"] and len(trained) == 3
+
+    def refuted(_path: Any, request: Any, _progress: Any) -> Any:
+        asked.append((request.claim, request.retrain))
+        raise UserError("too few canaries")
+
+    asked: list[Any] = []
+    monkeypatch.setattr("mosaic_secure.audit.run_audit.audit", refuted)
+    more = command("curve", *options, "--audit", "--retrain", *places(tmp_path), "--json")
+    assert more.status == 1 and asked == [(None, True)]  # without noise there is no claim to test
+    (failed,) = more.json["failed"]
+    assert failed["reason"] == "too few canaries" and failed["run"].startswith("audit of mosaic")
+
+
+def test_a_refuted_claim_ends_with_status_3(sweep, monkeypatch):
+    place, _ = sweep
+    attacks = {"model: confidence": Attacked(0.5, 0.4, 0.6)}
+    found = Audited(attacks, "fail", "The claim is refuted.", 5.0, 6.0, "somewhere")
+    monkeypatch.setattr("mosaic_secure.report.curve.finished_audit", lambda *_, **__: found)
+    outcome = command("curve", *SWEEP, *tiny(), *places(place), "--json")
+    assert outcome.status == 3 and "refuted: epsilon 1, seed 0: The claim is refuted." in outcome.out
+    assert outcome.json["points"][0]["epsilon_lower_bound"] == 5.0
+
+
 PRIVATE = {
     "clients.count": 3,
     "data.class_names": "well,ill",
@@ -194,6 +249,8 @@ def test_private_data_pay_for_every_point_or_the_sweep_is_refused(trained, tmp_p
     assert "needs delta 0.00011" in many.refusal
     goal = command("curve", "--epsilons", "2", "--min-accuracy", "0.5", *options, *places(tmp_path))
     assert "report no accuracy" in goal.refusal
+    for option in ("--audit", "--ablate"):
+        assert option in command("curve", "--epsilons", "2", option, *options, *places(tmp_path)).refusal
     assert not trained and {path.name for path in tmp_path.iterdir()} == {"DATA"}
 
     sweep = ["--epsilons", "2,4", "--seeds", "1", *options]
@@ -232,6 +289,7 @@ def test_private_data_pay_for_every_point_or_the_sweep_is_refused(trained, tmp_p
         (["--min-accuracy", "0.9", "--seeds", "1"], "--seeds 2"),
         (["--max-epsilon", "0"], "--max-epsilon"),
         (["--max-tpr", "2"], "--max-tpr"),
+        (["--retrain"], "add --audit"),
         (["--set", "privacy.epsilon=3"], "use --epsilons"),
         (["--set", "method=fedavg"], "use --baselines"),
         (["--set", "privacy.max_epsilon_lifetime=3"], "needs epsilon"),
