@@ -11,6 +11,7 @@ from typing import Any
 
 from attacks.statistics import tpr_ceiling
 from mosaic_secure.config import RunConfig, config_hash
+from mosaic_secure.errors import UserError
 from mosaic_secure.report.comparison import RUNS, Outcome
 from mosaic_secure.report.comparison_request import REFERENCE, Cell
 from mosaic_secure.report.comparison_table import Row, summarise
@@ -118,8 +119,9 @@ def gather(
     """
     table = summarise(cells, outcomes)
     ended = [outcome.cell for outcome in outcomes if outcome.measured is not None]
+    damaged: list[Mapping[str, str]] = []
     points = sorted(
-        (_point(folder, row, [cell for cell in ended if _of(row, cell)]) for row in table.rows),
+        (_point(folder, row, [cell for cell in ended if _of(row, cell)], damaged) for row in table.rows),
         key=lambda point: point.epsilon,
     )
     own = tuple(point for point in points if point.row.method == REFERENCE)
@@ -129,7 +131,7 @@ def gather(
         config=cells[0].config,
         points=own,
         baselines={name: tuple(p for p in points if p.row.method == name) for name in methods},
-        failed=(*table.failed, *failed),
+        failed=(*table.failed, *failed, *damaged),
         ended=len(ended),
         planned=len(cells),
         choice=choose([point.candidate for point in own], wanted) if wanted.anything else None,
@@ -152,19 +154,25 @@ def _of(row: Row, cell: Cell) -> bool:
     return (row.method, row.epsilon_target) == (cell.method, cell.epsilon)
 
 
-def _point(folder: Path, row: Row, cells: Sequence[Cell]) -> Point:
+def _point(folder: Path, row: Row, cells: Sequence[Cell], damaged: list[Mapping[str, str]]) -> Point:
+    """A point with what its sealed runs show; a run that cannot be read is added to `damaged`."""
     ceiling = tpr_ceiling(row.epsilon_spent, row.delta, FALSE_ALARMS)
     if row.method != REFERENCE:
         return Point(row=row, ceiling=ceiling)
-    scores = {cell.seed: scores_of(folder, cell) for cell in cells}
-    audits = {cell.seed: finished_audit(folder, cell, retrain=False) for cell in cells}
-    statement = RunDirectory.open(folder / RUNS / cells[0].slug).read_json("privacy.json")
+    scores, audits, mechanisms = {}, {}, ()
+    for cell in cells:
+        try:
+            scores[cell.seed] = scores_of(folder, cell)
+            audits[cell.seed] = finished_audit(folder, cell, retrain=False)
+            mechanisms = RunDirectory.open(folder / RUNS / cell.slug).read_json("privacy.json")["mechanisms"]
+        except UserError as error:
+            damaged.append({"run": cell.slug, "reason": " ".join(str(error).split())})
     return Point(
         row=row,
         ceiling=ceiling,
         scores={seed: found for seed, found in scores.items() if found is not None},
         audits={seed: found for seed, found in audits.items() if found is not None},
-        mechanisms=statement["mechanisms"],
+        mechanisms=mechanisms,
     )
 
 

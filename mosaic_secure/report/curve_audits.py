@@ -62,14 +62,20 @@ def finished_audit(folder: Path, cell: Cell, retrain: bool) -> Audited | None:
     Args:
         retrain: whether a fresh run with canaries must be part of it; without noise there is none.
     """
-    found = []
-    for path in (folder / RUNS / cell.slug / manifest.AUDITS).glob("*/audit.json"):
+    run = folder / RUNS / cell.slug
+    run_id, found = manifest.read(run)["run_id"], []
+    for path in (run / manifest.AUDITS).glob("*/audit.json"):
         if path.parent.name.startswith("."):
             continue  # at work, or left by one that was killed
-        record = json.loads(path.read_bytes())
+        try:
+            record = json.loads(path.read_bytes())
+            if record["schema_version"] != 2 or record["run_id"] != run_id:
+                continue
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # not whole: it is made anew
         enough = not retrain or record["epsilon_lower_bound"] is not None or cell.config.no_noise
         own = cell.config.no_noise or record["epsilon_claimed"] == record["epsilon_of_the_run"]
-        if record.get("schema_version") == 2 and enough and own:
+        if enough and own:
             found.append((path.stat().st_mtime_ns, path, record))
     if not found:
         return None

@@ -20,6 +20,7 @@ __all__ = ["curve_page"]
 
 MOSAIC = "mosaic"
 _FEWEST, _MOST = 0.001, 1.0  # of members caught, as the picture shows them
+_MOST_LINES = 8
 _EXTREMES = {"worst": min, "median": None, "best": max}
 
 
@@ -110,7 +111,10 @@ def _accuracy(curve: Curve, anchors: Sequence[Published]) -> str:
 
 
 def _runs(point: Point) -> list[str]:
-    return [f"seed {seed}: {percent(value)}" for seed, value in sorted(point.row.by_seed.items())]
+    """A line for each run, as many as a small panel holds."""
+    lines = [f"seed {seed}: {percent(value)}" for seed, value in sorted(point.row.by_seed.items())]
+    rest = len(lines) - _MOST_LINES
+    return lines if rest <= 0 else [*lines[:_MOST_LINES], f"and {rest} more, in the table"]
 
 
 def _scale(name: str, series: Sequence[Series]) -> Scale:

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shlex
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -306,3 +307,16 @@ def test_a_dry_run_lists_the_runs_and_what_they_cost(trained, tmp_path: Path):
     names = {row["run"].partition("-")[0] for row in found["runs"]}
     assert names == {"mosaic", "central", "local"} and len(found["runs"]) == 4
     assert 0.9 < found["looking"]["epsilon"] <= 1 and not trained and not list(tmp_path.iterdir())
+
+
+def test_a_damaged_run_is_told_and_the_rest_is_drawn(sweep, tmp_path: Path):
+    place, outcome = sweep
+    shutil.copytree(place / "it", tmp_path / "it")
+    shutil.rmtree(tmp_path / "it" / "scores")
+    broken = next(path for path in (tmp_path / "it" / "runs").iterdir() if "eps4-seed1" in path.name)
+    (broken / "global_model.safetensors").write_bytes(b"not a model")
+    places = ["--out", tmp_path / "it", "--ledger-dir", place / "ledgers"]
+    found = command("curve", *SWEEP, *tiny(), *places, "--json")
+    assert found.status == 1 and [row["run"] for row in found.json["failed"]] == [broken.name]
+    assert found.json["points"][0]["ece_mean"] == outcome.json["points"][0]["ece_mean"]
+    assert broken.name in (tmp_path / "it" / "curve.html").read_text()
