@@ -222,8 +222,8 @@ def page(mutations: Sequence[Mutation], seconds: Sequence[float]) -> str:
 A guarantee that no test holds is lost by the next change. Each row is a step of the product, broken on
 purpose in one place, and the tests that fail then, by an assertion or by a privacy error; every one of them
 passes unbroken. The edits themselves are in [benchmarks/mutations.toml](../benchmarks/mutations.toml).
-"audit" marks tests of the instruments of the product's own audit: canaries, and the server's view. How many
-of them the command `mosaic-secure audit` runs is in [architecture.md](architecture.md#audits). Where a test
+"audit" marks tests of the instruments of the product's own audit: canaries, and the server's view;
+[audits.md](audits.md) says what the command makes of them, and what it has not noticed. Where a test
 is statistical, its docstring states how often it would fail by chance.
 
 The table is written by this command, and a test holds it against the code:

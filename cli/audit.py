@@ -9,7 +9,7 @@ import typer
 
 from cli import options
 from cli.errors import VERDICT_FAILED, Interrupted, terminate_as_interrupt
-from cli.output import print_json, print_table
+from cli.output import print_json, print_table, warn
 
 if TYPE_CHECKING:
     from mosaic_secure.audit.canary_tests import CanaryTest
@@ -121,10 +121,14 @@ def audit(
             found = audit_run(run, request, progress)
     except KeyboardInterrupt:
         said = "interrupted; nothing of this audit is kept: start it again"
-        if classifiers or pipelines:
+        if retrain and data:
+            said = "interrupted; nothing of this audit is kept, and what its fresh run released stays charged"
+        elif classifiers or pipelines:
             said = "interrupted; finished shadow models are kept: the same command goes on with them"
         raise Interrupted(said) from None
     _show(found, found.path / REPORT)
+    if found.not_printed:
+        warn(f"audit.pdf: {found.not_printed}")
     if json:
         print_json({**found.to_dict(), "report": str(found.path / REPORT)})
     if found.verdict.outcome == "fail":
@@ -152,6 +156,7 @@ def _show(found: Audit, report: Path) -> None:
                 "attack (describes, no verdict)": name,
                 "area": f"{summary.area:.3f}",
                 "95 %": f"{summary.area_interval.low:.3f} to {summary.area_interval.high:.3f}",
+                "balanced": f"{summary.balanced_accuracy:.3f}",
                 "caught": "-" if caught is None else f"{100 * caught.rate.value:.1f} %",
                 "at false alarms": "-" if caught is None else f"{100 * caught.fpr:g} %",
                 "at most": "-" if caught is None else f"{100 * caught.at_most:.1f} %",
@@ -185,6 +190,7 @@ def _canary_row(test: CanaryTest) -> dict[str, str]:
         "canaries (made by lot)": test.name,
         "right": f"{guesses.correct} of {guesses.made}",
         "shows epsilon": "-" if test.lower_bound is None else f"{test.lower_bound:.3g}",
+        "alone, at 95 %": "-" if test.lower_bound_95 is None else f"{test.lower_bound_95:.3g}",
         "could show": "-" if test.provable is None else f"{test.provable:.3g}",
         "tests epsilon": "-" if test.epsilon is None or not test.counts else f"{test.epsilon:.3g}",
     }

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli import audit, budget, compare, configs, curve, export, ledger, predict, synth, train, verify
+from cli import audit, budget, compare, configs, curve, export, ledger, predict, report, synth, train, verify
 from cli.errors import guarded
 
 PROGRAM = "mosaic-secure"
@@ -24,6 +24,7 @@ for module, command in (
     (audit, audit.audit),
     (curve, curve.curve),
     (compare, compare.compare),
+    (report, report.report),
     (predict, predict.predict),
     (export, export.export),
     (synth, synth.synth),

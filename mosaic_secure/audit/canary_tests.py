@@ -49,6 +49,19 @@ SYNTHETIC = "canaries in the synthetic records"
 WEIGHTS = {SUMS: 0.5, NOISE: 0.2, TRAINING: 0.1, CLASSIFIERS: 0.1, MODEL: 0.05, SYNTHETIC: 0.05}
 """Share of `FAMILY_WISE_ERROR` of each test; together 1."""
 
+WHO = {
+    SUMS: "Somebody who knows every other record and sees every decrypted sum of prototypes, as the server "
+    "does. Tested is the claim.",
+    NOISE: "The same, with fewer and surer guesses. Tested is whether the noise that the plan promises is "
+    "there.",
+    TRAINING: "Somebody who sees every step of one such training, beside the run. Tested is what it may "
+    "cost.",
+    CLASSIFIERS: "Somebody who has all clients' classifiers, and looks for records with wrong labels.",
+    MODEL: "Somebody who has the final model alone, and looks for records with wrong labels.",
+    SYNTHETIC: "Somebody who has synthetic records alone, and looks for records with wrong labels.",
+}
+"""Who guesses, for a reader."""
+
 GUESSED = {SUMS: 0.8, NOISE: 0.25, TRAINING: 0.25, CLASSIFIERS: 0.25, MODEL: 0.25, SYNTHETIC: 0.25}
 """Share of the canaries that something is said about, half of them as in and half as out. Where the sums have
 no noise every guess is right, and many are needed to refute a large epsilon; elsewhere few and sure ones."""
@@ -67,7 +80,7 @@ class CanaryTest:
         counts: whether it can refute anything, were all guesses right; only then it is part of the verdict.
         lower_bound: the largest epsilon that the guesses speak against, with confidence 1 - error * weight,
             so that the bounds of all tests hold together; None for a test of noise.
-        provable: the same, were all guesses right.
+        provable: the same, were all guesses right. lower_bound_95: of this test alone, at 95 %.
     """
 
     name: str
@@ -79,10 +92,11 @@ class CanaryTest:
     counts: bool
     lower_bound: float | None
     provable: float | None
+    lower_bound_95: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self) | {"weight": WEIGHTS[self.name]}
+        return asdict(self) | {"weight": WEIGHTS[self.name], "who": WHO[self.name]}
 
 
 def against_epsilon(
@@ -106,6 +120,7 @@ def against_epsilon(
         counts=can_refute(name, len(scores), epsilon, delta),
         lower_bound=epsilon_lower_bound(made, delta, confidence),
         provable=epsilon_lower_bound(_all_right(name, len(scores)), delta, confidence),
+        lower_bound_95=epsilon_lower_bound(made, delta, 0.95),
     )
 
 

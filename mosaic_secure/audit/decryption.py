@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["attempt_decryption"]
 
-NAME = "attempts to decrypt"
+NAME = "attempts to decrypt (fresh run)"
 
 
 def attempt_decryption(public_context: bytes, ciphertexts: Sequence[bytes], params: CkksParameters) -> Check:

@@ -6,7 +6,7 @@ their own. A verdict needs a run with canaries (`mosaic_secure.audit.rehearsal`)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +21,7 @@ from mosaic_secure.runs.synthesis import GENERATORS, SAMPLER, draw
 
 if TYPE_CHECKING:
     from mosaic_secure.audit.records import JudgedRecords
+    from mosaic_secure.config import RunConfig
     from mosaic_secure.runs.directory import RunDirectory
 
 __all__ = ["describe_model", "describe_synthetic"]
@@ -47,20 +48,28 @@ def describe_model(run: RunDirectory, records: JudgedRecords, epsilon: float, de
 
 
 def describe_synthetic(
-    run: RunDirectory, records: JudgedRecords, epsilon: float, delta: float, *, seed: int = 0
+    run: RunDirectory,
+    config: RunConfig,
+    records: JudgedRecords,
+    epsilon: float,
+    delta: float,
+    *,
+    seed: int = 0,
 ) -> dict[str, Summary]:
     """Membership by where the run's synthetic records lie, attack -> summary; empty if it releases none.
 
-    "density ratio" is the attack. "nearness" and "nearest-neighbour ratio" are what is often shown in its
-    place: passing them proves nothing.
+    "density ratio" is the attack, in pixels and in the features of the run's public encoder. "nearness" and
+    "nearest-neighbour ratio" are what is often shown in its place: passing them proves nothing.
     """
     if not any(run.has(f"{folder}/{INDEX}") for folder in (SAMPLER, GENERATORS)):
         return {}
-    made = draw(run.path, SYNTHETIC, seed).images
-    flat = [part.reshape(len(part), -1) for part in (records.images, records.population)]
-    synthetic = made.reshape(len(made), -1).astype(np.float64) / 255
+    made = draw(run.path, SYNTHETIC, seed).images.astype(np.float32) / 255
+    sets = (records.images, made, records.population)
+    flat = [part.reshape(len(part), -1) for part in sets]
+    synthetic = flat[1].astype(np.float64)
     attacks: dict[str, Callable[[], np.ndarray]] = {
-        "density ratio": lambda: density_ratio(flat[0], synthetic, flat[1]),
+        "density ratio": lambda: density_ratio(*flat),
+        "density ratio in features": lambda: density_ratio(*_features(config, sets)),
         "nearness": lambda: nearness(flat[0], synthetic),
         "nearest-neighbour ratio": lambda: -nearest_ratio(flat[0], synthetic),
     }
@@ -68,6 +77,15 @@ def describe_synthetic(
         name: summarise(attack(), records.members, epsilon, delta, _groups(records))
         for name, attack in attacks.items()
     }
+
+
+def _features(config: RunConfig, sets: Iterable[np.ndarray]) -> list[np.ndarray]:
+    """What the run's public encoder makes of each set of images, float32 [N, D]."""
+    from mosaic_secure.models.encoders import encode
+    from mosaic_secure.plan import build_plan
+
+    encoder = build_plan(config, config.data.root).encoder()
+    return [encode(encoder, images) for images in sets]
 
 
 def _groups(records: JudgedRecords) -> dict[str, np.ndarray]:

@@ -37,9 +37,11 @@ class Audit:
         classifiers: client -> attacks on its released classifier, if they were asked for. pipelines: shadow
             federations, if they were.
         inversion: pictures that what was released makes possible.
-        rehearsal: the fresh run with canaries, if one was made; `charged` if ledgers paid for it.
+        rehearsal: the fresh run with canaries, if one was made; `charged` if ledgers paid for it, and
+            `can_retrain` if there can be one.
         not_tested: what this audit has not looked at.
         request: what was asked. run_manifest: of the run. when: UTC, to the minute.
+        not_printed: why there is no PDF although one was asked for.
     """
 
     path: Path
@@ -58,10 +60,12 @@ class Audit:
     inversion: Inversion
     rehearsal: Rehearsal | None
     charged: bool
+    can_retrain: bool
     not_tested: tuple[str, ...]
     request: AuditRequest
     run_manifest: Mapping[str, Any]
     when: str
+    not_printed: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """For audit.json and ``--json``."""
@@ -89,6 +93,7 @@ class Audit:
                 "canaries": [] if made is None else [test.to_dict() for test in made.tests],
                 "sums_seen": None if made is None else made.rounds,
                 "charged": self.charged,
+                "can_retrain": self.can_retrain,
                 "checks": [asdict(check) for check in self.checks],
                 "received": [asdict(row) for row in self.received],
                 "membership": {name: found.to_dict() for name, found in self.membership.items()},

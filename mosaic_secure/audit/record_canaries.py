@@ -88,7 +88,9 @@ def classifier_scores(classifiers: Mapping[int, nn.Module], canaries: RecordCana
         classifiers: position of a client -> its released classifier; of every owner, and two at least.
     """
     said = {client: model_scores(model, canaries) for client, model in classifiers.items()}
-    own = np.choose(canaries.owners, [said[client] for client in sorted(said)])
+    own = np.stack([said[client] for client in sorted(said)])[
+        canaries.owners, np.arange(len(canaries.owners))
+    ]
     return own - (sum(said.values()) - own) / (len(said) - 1)
 
 

@@ -27,6 +27,7 @@ from mosaic_secure.audit.canary_tests import (
 )
 from mosaic_secure.audit.decryption import attempt_decryption
 from mosaic_secure.audit.record_canaries import classifier_scores, model_scores, synthetic_scores
+from mosaic_secure.audit.server_view import Check, check_server_view
 from mosaic_secure.audit.sum_canaries import Evidence
 from mosaic_secure.audit.training_canaries import audit_training, training_can_be_audited
 from mosaic_secure.audit.witness import CanaryWitness
@@ -39,13 +40,13 @@ from mosaic_secure.runs.predictor import load
 from mosaic_secure.runs.synthesis import GENERATORS, SAMPLER, draw
 
 if TYPE_CHECKING:
-    from mosaic_secure.audit.server_view import Check
     from mosaic_secure.config import RunConfig
     from mosaic_secure.progress import ProgressCallback
 
 __all__ = ["Rehearsal", "rehearse"]
 
 SYNTHETIC_RECORDS = 4000
+NAME = "the fresh run's messages"
 PROMISED = "The noise that the plan promises in the decrypted sums"
 
 
@@ -57,17 +58,17 @@ class Rehearsal:
         result: of the run itself.
         tests: every kind of guesses, those first that look at the sums.
         rounds: how many decrypted sums were looked at.
-        decryption: attempts to decrypt with what the server held.
+        checks: of what the server saw of this run, and attempts to decrypt with what it held.
     """
 
     result: RunResult
     tests: tuple[CanaryTest, ...]
     rounds: int
-    decryption: Check
+    checks: tuple[Check, ...]
 
     @property
     def lower_bound(self) -> float:
-        """The largest epsilon that the guesses about the run's own releases speak against."""
+        """The largest epsilon that any guesses speak against."""
         return max(test.lower_bound for test in self.tests if test.lower_bound is not None)
 
     @property
@@ -115,15 +116,28 @@ def rehearse(
     seen = witness.measured()
     tests = [*_of_sums(witness, seen, claim), *_of_records(witness, out, claim)]
     if config.is_public and training_can_be_audited(witness.plan):
-        tests.append(audit_training(witness.plan, canaries, rng, config.data.root))
+        made = audit_training(witness.plan, claim, canaries, rng, config.data.root)
+        tests += [] if made is None else [made]
     found = Rehearsal(
         result=result,
         tests=tuple(tests),
         rounds=seen.rounds,
-        decryption=attempt_decryption(witness.public_context, witness.ciphertexts(), witness.plan.ckks),
+        checks=(
+            _seen(RunDirectory.open(out)),
+            attempt_decryption(witness.public_context, witness.ciphertexts(), witness.plan.ckks),
+        ),
     )
     tell(Progress("guesses about canaries", 1, 1))
     return found
+
+
+def _seen(run: RunDirectory) -> Check:
+    """All checks of what the server saw of the fresh run, as one."""
+    checks = check_server_view(run)
+    broken = next((check for check in checks if check.passed is False), None)
+    if broken is not None:
+        return Check(NAME, False, f"{broken.name}: {broken.found}")
+    return Check(NAME, True, f"of the fresh run too, {len(checks)} checks of what the server saw hold")
 
 
 def _of_sums(witness: CanaryWitness, seen: Evidence, claim: float) -> list[CanaryTest]:

@@ -12,11 +12,12 @@ from attacks.summary import FALSE_ALARMS
 from mosaic_secure.audit.canary_tests import SUMS, can_refute
 from mosaic_secure.errors import UserError
 from mosaic_secure.report.pdf import check_printer
+from mosaic_secure.runs.manifest import MANIFEST
 
 if TYPE_CHECKING:
     from mosaic_secure.config import RunConfig
 
-__all__ = ["MOST_CANARIES", "AuditRequest", "check_request", "check_resolvable", "tested_claim"]
+__all__ = ["AuditRequest", "can_retrain", "check_request", "check_resolvable", "tested_claim"]
 
 MOST_CANARIES = 5000
 MOST_SHADOWS = 4096
@@ -100,13 +101,20 @@ def check_request(request: AuditRequest, config: RunConfig, run: Path, claim: fl
                 raise UserError(f"--{name}: is for private data, and this run's are public; leave it out")
     else:
         _check_private(request, run)
-    if request.retrain and (config.method != "mosaic" or not config.prototypes.enabled):
+    if request.retrain and not can_retrain(config):
         raise UserError("--retrain: its canaries are for the prototypes, and this run has none")
-    if request.retrain and config.no_noise and not can_refute(SUMS, request.canaries, claim, delta):
+    # Without noise nothing else is tested, and private data are not spent on a test that cannot fail.
+    only = config.no_noise or not config.is_public
+    if request.retrain and only and not can_refute(SUMS, request.canaries, claim, delta):
         raise UserError(
             f"--canaries {request.canaries}: even if every guess were right, they could not refute epsilon "
             f"{claim:.4g}; {_enough(claim, delta)}"
         )
+
+
+def can_retrain(config: RunConfig) -> bool:
+    """Whether a fresh run can have canaries: they are for encrypted sums of prototypes."""
+    return config.method == "mosaic" and config.prototypes.enabled
 
 
 def check_resolvable(request: AuditRequest, others: int) -> None:
@@ -135,6 +143,8 @@ def _check_private(request: AuditRequest, run: Path) -> None:
     out, inside = Path(request.out).resolve(), run.resolve()
     if out == inside or inside in out.parents:
         raise UserError(f"--out {request.out}: lies in the run, which others may see; name another folder")
+    if any((folder / MANIFEST).exists() for folder in (out, *out.parents)):
+        raise UserError(f"--out {request.out}: lies in another run, which others may see; name one outside")
     if request.retrain and not request.ledger_dir:
         raise UserError(
             "--retrain: on private data it is a full second run, charged to the ledgers; name them by "

@@ -9,14 +9,22 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mosaic_secure.audit.canary_tests import CanaryTest
+from mosaic_secure.audit.canary_tests import NOISE, WEIGHTS, CanaryTest
+from mosaic_secure.audit.charged import check_ledgers
 from mosaic_secure.audit.findings import Audit
 from mosaic_secure.audit.records import private_records, public_records, run_config
-from mosaic_secure.audit.request import AuditRequest, check_request, check_resolvable, tested_claim
+from mosaic_secure.audit.request import (
+    AuditRequest,
+    can_retrain,
+    check_request,
+    check_resolvable,
+    tested_claim,
+)
 from mosaic_secure.audit.server_view import check_server_view, what_was_received
 from mosaic_secure.audit.verdict import decide
 from mosaic_secure.audit.working_folder import SHADOWS, WorkingFolder, working_folder
 from mosaic_secure.config import RunConfig
+from mosaic_secure.errors import UserError
 from mosaic_secure.progress import Progress, ProgressCallback
 from mosaic_secure.report.audit_page import audit_page
 from mosaic_secure.runs import manifest
@@ -43,6 +51,14 @@ ONLY_WITH_A_REHEARSAL = (
     "canaries of any kind: without a fresh run (--retrain) the claim is not tested",
     "attempts to decrypt: ciphertexts are not kept with a run",
 )
+WITHOUT_CANARIES = (
+    "canaries of any kind: they are for method 'mosaic' with prototypes, so the claim is not tested",
+)
+NOT_THE_RUN_ITSELF = (
+    "the training of this very run: canaries are in a fresh run of its configuration, by the software that "
+    "made this audit"
+)
+WITHOUT_CHECKED_RECORDS = "that the records at hand are those that the run was trained on"
 NEVER_TESTED = (
     "canaries in the class counts, in the sums of images and in the training of generators",
     "attacks that break the cryptography, look at how long things take, link data sets or infer attributes",
@@ -58,7 +74,6 @@ def audit(path: str | Path, request: AuditRequest, progress: ProgressCallback | 
     """
     from mosaic_secure.audit.described import describe_model, describe_synthetic
     from mosaic_secure.audit.inversion import invert
-    from mosaic_secure.report.pdf import write_pdf
     from mosaic_secure.report.pictures import inversion_context
 
     tell = progress or (lambda _: None)
@@ -68,11 +83,13 @@ def audit(path: str | Path, request: AuditRequest, progress: ProgressCallback | 
     epsilon, delta = float(statement["epsilon"]), float(statement["delta"])
     claim = tested_claim(request, epsilon)
     audits = run.path / manifest.AUDITS if config.is_public else Path(request.out or ".")
-    if config.method == "local":  # its classifiers are all that it has
-        request = replace(request, classifiers=True)
+    if config.method == "local" and config.is_public and config.classifier.optimizer == "sgd":
+        request = replace(request, classifiers=True)  # they are all that it has
     if request.seed is None:
         request = replace(request, seed=_seed_of_a_stopped_audit(audits) or secrets.randbits(32))
     check_request(request, config, run.path, claim, delta)
+    if request.retrain and not config.is_public:
+        check_ledgers(run, config, request.ledger_dir)
     with working_folder(audits) as folder:
         tell(Progress("what the server saw", 0, 1))
         checks = check_server_view(run, tuple(p for p in run.path.resolve().parent.iterdir() if p.is_dir()))
@@ -84,14 +101,14 @@ def audit(path: str | Path, request: AuditRequest, progress: ProgressCallback | 
         if config.method != "local":
             membership = {"confidence of the global model": describe_model(run, records, epsilon, delta)}
         tell(Progress("membership", 1, 2, note="synthetic records"))
-        synthetic = describe_synthetic(run, records, epsilon, delta, seed=request.seed)
+        synthetic = describe_synthetic(run, config, records, epsilon, delta, seed=request.seed)
         tell(Progress("membership", 2, 2))
         classifiers, pipelines = _with_shadows(run, config, request, folder, progress)
         inversion = invert(run, config, records, request.seed, progress)
         rehearsal = _rehearse(config, request, claim, folder.path, progress) if request.retrain else None
         tests = () if rehearsal is None else rehearsal.tests
         if rehearsal is not None:
-            checks = (*checks, rehearsal.decryption)
+            checks = (*checks, *rehearsal.checks)
         found = Audit(
             path=folder.final,
             run=str(path),
@@ -99,7 +116,13 @@ def audit(path: str | Path, request: AuditRequest, progress: ProgressCallback | 
             epsilon=epsilon,
             delta=delta,
             confidential=not config.is_public,
-            verdict=decide(claim, tests, checks),
+            verdict=decide(
+                claim,
+                tests,
+                checks,
+                can_retrain=can_retrain(config),
+                secure=bool(statement["randomness"]["secure"]),
+            ),
             checks=checks,
             received=what_was_received(run),
             membership=membership,
@@ -109,17 +132,18 @@ def audit(path: str | Path, request: AuditRequest, progress: ProgressCallback | 
             inversion=inversion,
             rehearsal=rehearsal,
             charged=rehearsal is not None and not config.is_public,
-            not_tested=_not_tested(tests, request),
+            can_retrain=can_retrain(config),
+            not_tested=_not_tested(tests, request, config),
             request=request,
             run_manifest=run.manifest,
             when=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         )
         record = found.to_dict()
         write_durably(folder.path / "audit.json", json_document(record))
-        page = audit_page(record, statement, inversion_context(inversion))
+        page = audit_page(record, statement, inversion_context(inversion, records=config.is_public))
         write_durably(folder.path / REPORT, page.encode())
         if request.pdf:
-            write_pdf(page, folder.path / PDF)
+            found = replace(found, not_printed=_print(page, folder.path / PDF))
         manifest.write(folder.path, {"sealed": True, "run_id": run.run_id, "request": asdict(request)})
         folder.keep()
     return found
@@ -131,20 +155,43 @@ def _records(run: RunDirectory, config: RunConfig, request: AuditRequest) -> Jud
     return private_records(config, request.others, seed=request.seed)
 
 
-def _not_tested(tests: tuple[CanaryTest, ...], request: AuditRequest) -> tuple[str, ...]:
-    lacking = tuple(
-        f"by {test.name}: epsilon {test.epsilon:.4g}, since {test.guesses.made} guesses cannot refute it, "
-        "all right"
-        for test in tests
-        if not test.counts and test.epsilon is not None
-    )
+def _not_tested(tests: tuple[CanaryTest, ...], request: AuditRequest, config: RunConfig) -> tuple[str, ...]:
+    lacking = []
+    if request.retrain:
+        made = {test.name for test in tests}
+        missing = [name for name in WEIGHTS if name not in made and not (name == NOISE and config.no_noise)]
+        lacking += [f"{name}: this run has nothing to look for them in" for name in missing]
+        lacking += [
+            f"{test.tested[0].lower()}{test.tested[1:]} by {test.name}: {test.guesses.made} guesses cannot "
+            "refute it, were all of them right"
+            for test in tests
+            if not test.counts
+        ]
     return (
         *(() if request.classifiers else (WITHOUT_CLASSIFIERS,)),
         *(() if request.pipelines else (WITHOUT_PIPELINES,)),
-        *(() if request.retrain else ONLY_WITH_A_REHEARSAL),
+        *_about_canaries(request, config),
         *lacking,
+        *(() if config.is_public else (WITHOUT_CHECKED_RECORDS,)),
         *NEVER_TESTED,
     )
+
+
+def _about_canaries(request: AuditRequest, config: RunConfig) -> tuple[str, ...]:
+    if request.retrain:
+        return (NOT_THE_RUN_ITSELF,)
+    return ONLY_WITH_A_REHEARSAL if can_retrain(config) else WITHOUT_CANARIES
+
+
+def _print(page: str, path: Path) -> str:
+    """Print the page; why not, where it fails: an audit is not lost for its paper."""
+    from mosaic_secure.report.pdf import write_pdf
+
+    try:
+        write_pdf(page, path)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def _seed_of_a_stopped_audit(audits: Path) -> int | None:

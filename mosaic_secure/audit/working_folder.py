@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import time
@@ -17,6 +18,7 @@ from privacy.storage import make_private_directory, sync_directory
 __all__ = ["SHADOWS", "WorkingFolder", "working_folder"]
 
 SHADOWS = ".shadows"
+_LEFT = re.compile(r"\.\d{8}-\d{6}-[0-9a-f]{4}")  # names that only an audit gives; others may lie beside them
 
 
 class WorkingFolder:
@@ -76,7 +78,7 @@ def working_folder(audits: Path) -> Iterator[WorkingFolder]:
 
 def _remove_leftovers(audits: Path) -> None:
     for left in audits.glob(".*"):
-        if left.name == SHADOWS:
+        if not _LEFT.fullmatch(left.name) or left.is_symlink() or not left.is_dir():
             continue
         lock = os.open(left, os.O_RDONLY | os.O_DIRECTORY)
         try:

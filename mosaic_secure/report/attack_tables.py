@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["ILLUSTRATIONS", "AttackGroup", "attack_groups", "drawn"]
+__all__ = ["ILLUSTRATIONS", "AttackGroup", "attack_groups", "claim_was_tested", "drawn"]
 
 ILLUSTRATIONS = ("nearness", "nearest-neighbour ratio")
 """What is often shown in place of an attack. Passing it proves nothing, so it enters no headline."""
@@ -67,6 +67,13 @@ def attack_groups(audit: Mapping[str, Any]) -> list[AttackGroup]:
             )
         )
     return groups
+
+
+def claim_was_tested(audit: Mapping[str, Any]) -> bool:
+    """Whether canaries could have refuted the claim itself."""
+    claim = audit["epsilon_claimed"]
+    of_claim = (t for t in audit["canaries"] if t["epsilon"] is not None and t["epsilon"] >= claim)
+    return any(test["counts"] for test in of_claim)
 
 
 def drawn(groups: list[AttackGroup]) -> dict[str, Any]:

@@ -8,19 +8,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from attacks.statistics import tpr_ceiling
-from mosaic_secure.report.attack_tables import ILLUSTRATIONS, attack_groups, drawn
+from attacks.summary import FALSE_ALARMS
+from mosaic_secure.report.attack_tables import ILLUSTRATIONS, attack_groups, claim_was_tested, drawn
 from mosaic_secure.report.drawings import draw_curves, draw_sandwich
 from mosaic_secure.report.pages import percent, render, short
 
-__all__ = ["audit_page"]
+__all__ = ["TRUST", "VERDICTS", "audit_page"]
 
-_WORDS = {
+VERDICTS: Mapping[str, str] = {
     "pass": "Tested, and the claim stands",
     "fail": "Failed",
     "none": "Described, not tested",
 }
 _MARKS = {True: ("holds", "holds"), False: ("broken", "BROKEN"), None: ("soft", "not applicable")}
-_TRUST = {
+TRUST: Mapping[str, str] = {
     "local": "Each client's own noise suffices, even if the server, the key authority and all other clients "
     "work together against it.",
     "distributed": "The noise of a sum is shared by the clients: the guarantee needs the stated number of "
@@ -63,10 +64,11 @@ def audit_page(audit: Mapping[str, Any], statement: Mapping[str, Any], inversion
         statement=statement,
         inversion=inversion,
         title=f"{statement['population']['name']}, {statement['clients']} clients, epsilon {short(epsilon)}",
-        words=_WORDS,
+        words=VERDICTS,
         marks=_MARKS,
-        trust=_TRUST,
+        trust=TRUST,
         kinds=_KINDS,
+        claim_tested=claim_was_tested(audit),
         illustrations=ILLUSTRATIONS,
         groups=groups,
         claim=short(audit["epsilon_claimed"]),
@@ -76,12 +78,12 @@ def audit_page(audit: Mapping[str, Any], statement: Mapping[str, Any], inversion
         confidence=percent(audit["confidence"]),
         error=percent(audit["family_wise_error"]),
         delta=short(delta),
-        headline=_headline(strongest, sound),
+        headline=_headline(strongest, len(attacks), sound, statement["trust"]),
         sandwich=Markup(draw_sandwich(audit["epsilon_claimed"], lower, audit["epsilon_provable_at_most"])),
         below=_below(audit),
         curves=Markup(draw_curves({name: found["curve"] for name, found in drawn(groups).items()}, ceiling)),
         curve_says=_curve_says(attacks),
-        fprs=[row["fpr"] for row in next(iter(attacks.values()))["caught"]],
+        fprs=FALSE_ALARMS,
         priors=_priors(strongest),
         command=_command(audit),
     )
@@ -101,18 +103,21 @@ def _strongest(attacks: Mapping[str, Any], wanted: float | None) -> tuple[str, M
     return None
 
 
-def _headline(strongest: tuple[str, Mapping[str, Any]] | None, sound: bool) -> str:
+def _headline(strongest: tuple[str, Mapping[str, Any]] | None, attacks: int, sound: bool, trust: str) -> str:
     if strongest is None:
         return ""
     _, row = strongest
     rate, interval = row["rate"], row["rate"]["interval"]
     bound = f"no attack can catch more than {percent(row['at_most'])} of members"
+    if trust == "distributed":
+        bound += ", if its trust assumptions hold"
     if not sound:
         bound = f"no attack could catch more than {percent(row['at_most'])} of members if the guarantee held"
     if row["at_most"] >= 1:
         bound = "nothing limits what an attack may catch"
+    ours = "ours" if attacks == 1 else f"the best of our {attacks}"
     return (
-        f"At {percent(row['fpr'])} false alarms {bound}; ours caught {percent(rate['value'])} "
+        f"At {percent(row['fpr'])} false alarms {bound}; {ours} caught {percent(rate['value'])} "
         f"[{percent(interval['low'])} to {percent(interval['high'])}]."
     )
 
@@ -130,6 +135,8 @@ def _below(audit: Mapping[str, Any]) -> str:
 
 
 def _curve_says(attacks: Mapping[str, Any]) -> str:
+    if not attacks:
+        return "There was nothing to attack."
     name, found = max(attacks.items(), key=lambda pair: pair[1]["area"])
     low, high = found["area_interval"]["low"], found["area_interval"]["high"]
     if low <= 0.5 <= high:
@@ -149,7 +156,7 @@ def _command(audit: Mapping[str, Any]) -> str:
     request = audit["request"]
     words = ["mosaic-secure", "audit", audit["run"]]
     if request["claim"] is not None:
-        words += ["--claim", short(request["claim"])]
+        words += ["--claim", repr(request["claim"])]
     if request["fpr"] is not None:
         words += ["--fpr", f"{request['fpr']:g}"]
     if request["retrain"]:
@@ -158,7 +165,9 @@ def _command(audit: Mapping[str, Any]) -> str:
         words += ["--classifiers", "--shadows", str(request["shadows"])]
     if request["pipelines"]:
         words += ["--pipelines", str(request["pipelines"])]
-    for name in ("data", "others", "out"):
+    for name in ("data_root", "data", "others", "out", "ledger_dir"):
         if request[name]:
-            words += [f"--{name}", request[name]]
+            words += [f"--{name.replace('_', '-')}", request[name]]
+    if request["pdf"]:
+        words.append("--pdf")
     return shlex.join([*words, "--seed", str(request["seed"])])

@@ -22,13 +22,14 @@ _ROWS = ("what the attack found", "the nearest training records", "the nearest f
 _LEVEL = 0.05  # at which distances are said to be more than chance, all attacks together
 
 
-def inversion_context(inversion: Inversion) -> dict[str, Any]:
+def inversion_context(inversion: Inversion, *, records: bool) -> dict[str, Any]:
     """What ``audit_inversion.html`` wants as `inversion`: numbers, sentences and pictures.
 
-    Pictures of real records are among them, so this is for public data, or stays with those who hold them.
+    Args:
+        records: show the nearest real records below what was found; for public data only.
     """
-    attacks = [_attack(attack, inversion.class_names) for attack in inversion.attacks]
-    return {**inversion.to_dict(), "attacks": attacks, "says": _says(inversion)}
+    attacks = [_attack(attack, inversion.class_names, records) for attack in inversion.attacks]
+    return {**inversion.to_dict(), "attacks": attacks, "says": _says(inversion), "records": records}
 
 
 def picture_grid(rows: list[np.ndarray]) -> bytes:
@@ -55,16 +56,18 @@ def picture_grid(rows: list[np.ndarray]) -> bytes:
     return buffer.getvalue()
 
 
-def _attack(attack: Inverted, names: tuple[str, ...]) -> dict[str, Any]:
+def _attack(attack: Inverted, names: tuple[str, ...], records: bool) -> dict[str, Any]:
     shown = _shown(attack)
-    grid = picture_grid([side[shown] for side in (attack.images, attack.members, attack.fresh)])
+    sides = (attack.images, attack.members, attack.fresh) if records else (attack.images,)
+    rows = _ROWS[: len(sides)]
+    grid = picture_grid([side[shown] for side in sides])
     columns = ", ".join(names[label] for label in attack.classes[shown])
     number = "All" if len(shown) == len(attack.images) else f"{len(shown)} of"
-    caption = f"{number} {len(attack.images)} pictures. From top: {'; '.join(_ROWS)}. From left: {columns}."
+    caption = f"{number} {len(attack.images)} pictures. From top: {'; '.join(rows)}. From left: {columns}."
     return {
         **attack.to_dict(),
         "picture": f"data:image/png;base64,{base64.b64encode(grid).decode('ascii')}",
-        "alt": f"Grid of {len(_ROWS)} rows and {len(shown)} columns: {'; '.join(_ROWS)}, for {columns}. "
+        "alt": f"Grid of {len(rows)} by {len(shown)} pictures: {'; '.join(rows)}, for {columns}. "
         f"{_in_words(attack)}",
         "caption": caption,
     }

@@ -28,15 +28,21 @@ def read(directory: Path) -> dict[str, Any]:
     if not directory.is_dir():
         raise UserError(f"{directory} is not a directory; expected a run written by mosaic-secure train")
     try:
-        content = parse_json(path.read_bytes(), str(path))
+        data = path.read_bytes()
     except FileNotFoundError as error:
         raise UserError(f"{directory} is not a run directory: it has no {MANIFEST}") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
+    return parse(data, str(path))
+
+
+def parse(data: bytes, name: str) -> dict[str, Any]:
+    """The manifest that these bytes hold; raises UserError that begins with `name` if they are damaged."""
+    content = parse_json(data, name)
     if content.get("sealed") and content.get("digest") != _digest(content):
-        raise UserError(f"{path} is damaged: its digest does not fit its content")
+        raise UserError(f"{name} is damaged: its digest does not fit its content")
     if not isinstance(content.get("files", {}), dict) or not isinstance(content.get("sealed"), bool):
-        raise UserError(f"{path} is damaged: expected the fields of a manifest")
+        raise UserError(f"{name} is damaged: expected the fields of a manifest")
     return content
 
 
@@ -85,7 +91,7 @@ def check_same_config(
     before = content.get("config_hash")
     if config_hash is None or before is None or before == config_hash:
         return
-    old, new = _flat(jsonable(content.get("config") or {})), _flat(jsonable(config or {}))
+    old, new = flat(jsonable(content.get("config") or {})), flat(jsonable(config or {}))
     changed = [
         f"{name} was {old.get(name)!r}, now {new.get(name)!r}"
         for name in sorted(old.keys() | new.keys())
@@ -99,11 +105,12 @@ def _digest(content: Mapping[str, Any]) -> str:
     return sha256(canonical_json({key: value for key, value in content.items() if key != "digest"}))
 
 
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A configuration as one level of dotted fields."""
+    fields: dict[str, Any] = {}
     for key, value in content.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
+            fields |= flat(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = value
-    return flat
+            fields[prefix + key] = value
+    return fields

@@ -37,7 +37,7 @@ def test_every_command_helps_with_an_example(mosaic, command: list[str]):
 
 def test_all_commands_are_there():
     names = {" ".join(command) for command in commands()}
-    wanted = {"train", "predict", "export", "synth", "verify", "budget", "configs"}
+    wanted = {"train", "predict", "export", "synth", "verify", "budget", "configs", "report"}
     assert wanted | {"ledger show", "ledger verify"} <= names
 
 

@@ -182,6 +182,7 @@ def test_a_run_killed_after_a_stage_ends_like_one_that_was_not(repeatable: Trial
     assert results(tmp_path) == results(repeatable.reference)
 
 
+@pytest.mark.slow
 def test_a_run_killed_between_rounds_of_images_ends_like_one_that_was_not(repeatable: Trial, tmp_path: Path):
     config = load_config("digits", {**TINY, **SAMPLED, "privacy.insecure_reproducible_noise": True})
     whole, broken = tmp_path / "whole", tmp_path / "broken"

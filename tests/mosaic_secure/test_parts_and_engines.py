@@ -110,6 +110,7 @@ def test_fine_tuning_and_every_round_of_the_classifiers_are_charged(tmp_path: Pa
         assert ("fine_tune", 0) in made and made.count(("classifier", 1)) == 1 and len(made) == 7
 
 
+@pytest.mark.slow
 def test_the_ablation_table_costs_nothing(tmp_path: Path):
     outcome = tiny_train(tmp_path, "--epsilon", "inf", "--ablate")
     assert outcome.status == 0, outcome.err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from PIL import Image
 
 from mosaic_secure.client.session import Session
 from mosaic_secure.engine import inprocess
+from mosaic_secure.runs import manifest
+from mosaic_secure.runs.encoding import json_line
 
 from .tiny import CLIENTS, Outcome, Wire, command
 
@@ -123,14 +126,19 @@ def numbers(text: str) -> set[str]:
     return set(re.findall(r"(?<![\w.\-])\d+(?:\.0)?(?![\w.])", text))
 
 
-def test_no_exact_count_stands_in_any_file_or_on_the_screen(private: Private):
-    outcome = private.outcome
+def exact_counts() -> set[str]:
+    """How many records each client, each class, and each class of each client has."""
     counts = {n for held in HELD.values() for n in held if n > 1}
     counts |= {sum(held) for held in HELD.values()} | {
         sum(column) for column in zip(*HELD.values(), strict=True)
     }
     counts.add(sum(map(sum, HELD.values())))
-    exact = {text for n in counts - {1} for text in (str(n), f"{n}.0")}
+    return {text for n in counts - {1} for text in (str(n), f"{n}.0")}
+
+
+def test_no_exact_count_stands_in_any_file_or_on_the_screen(private: Private):
+    outcome = private.outcome
+    exact = exact_counts()
     files = [path for path in private.files() if path.suffix in (".json", ".jsonl")]
     assert len(files) >= 6
     for path in files:
@@ -141,6 +149,56 @@ def test_no_exact_count_stands_in_any_file_or_on_the_screen(private: Private):
             text = re.sub(r'"(bytes|sequence)": ?\d+', "", text)
         assert not numbers(text) & exact, path
     assert not numbers(outcome.out + re.sub(r"\[ *[\d.]+ s\]", "", outcome.err)) & exact
+
+
+def test_its_evidence_pack_holds_no_statistic_no_picture_and_no_name(private: Private, tmp_path: Path):
+    given = ["--out", tmp_path / "pack", "--key", tmp_path / "key", "--json"]
+    outcome = command("report", private.place / "run", *given)
+    assert outcome.status == 0, outcome.err
+    files = [path for path in (tmp_path / "pack").rglob("*") if path.is_file()]
+    assert len(files) == 12 and {path.suffix for path in files} == {".json", ".jsonl", ".html", ".md"}
+    exact = exact_counts()
+    for path in files:
+        text = re.sub(r"<style>.*?</style>", "", path.read_text(), flags=re.DOTALL)
+        if path.suffix == ".json":
+            text = re.sub(r'"(bytes|sequence)": ?\d+', "", text)
+        assert not numbers(text) & exact, path
+        assert "data:image" not in text and "<img" not in text, path
+        assert not [word for word in ("patient-", "berlin", "oslo", "lyon") if word in text], path
+        assert not [digest for digest in private.digests if digest in text], path
+    card = next(path for path in files if path.name == "model-card.md").read_text()
+    assert "Not told: there are no public test records" in card and "private" in card
+    assert outcome.json["audits"] == 0 and command("verify", tmp_path / "pack.zip").status == 0
+
+
+def test_a_number_that_was_counted_on_private_records_enters_no_pack(private: Private, tmp_path: Path):
+    """Such runs are not made here; whoever changes one and seals it anew gets no pack of it."""
+    copy = Path(shutil.copytree(private.place / "run", tmp_path / "run"))
+    given = ["report", copy, "--out", tmp_path / "pack", "--key", tmp_path / "key"]
+    sealed = manifest.read(copy)
+    facts = {name: value for name, value in sealed.items() if name not in ("files", "digest")}
+    manifest.write(copy, {**facts, "result": {**facts["result"], "accuracy": 0.5}})
+    assert "tells accuracy, of no public test records" in command(*given).refusal
+    row = {"metric": "accuracy", "of": "global", "on": "private test", "value": 0.5}
+    (copy / "metrics.jsonl").write_bytes(json_line(row))
+    manifest.write(copy, facts)
+    assert "was measured on 'private test', which may not be told" in command(*given).refusal
+    audit = copy / "audits" / "one"
+    audit.mkdir(parents=True)
+    (copy / "metrics.jsonl").write_bytes((private.place / "run" / "metrics.jsonl").read_bytes())
+    manifest.write(copy, facts)
+    (audit / "audit.json").write_text('{"schema_version": 2, "client_confidential": false}')
+    manifest.write(audit, {"sealed": True, "run_id": facts["run_id"], "request": {}})
+    assert "is client-confidential" in command(*given).refusal
+    assert not list(tmp_path.glob("*pack*"))
+
+
+def test_a_private_run_without_noise_enters_no_pack(images: Path, tmp_path: Path):
+    """Even the hash of a count tells the count where nothing hides it."""
+    lifted = {"privacy__max_epsilon_per_run": "inf", "privacy__max_epsilon_lifetime": "inf"}
+    assert train(images, tmp_path, privacy__epsilon="inf", **lifted).status == 0
+    said = command("report", tmp_path / "run", "--out", tmp_path / "pack", "--key", tmp_path / "key").refusal
+    assert "its data are private and it guarantees nothing" in said and not (tmp_path / "pack").exists()
 
 
 def test_no_name_of_a_file_or_a_place_leaves_the_clients(private: Private):

@@ -50,8 +50,10 @@ def test_what_the_tour_makes_of_a_run(finished, name: str, written: list[str], t
         assert file.split("/")[0] in TOUR, "the tour says where it went"
 
 
-def test_the_tour_verifies_a_run(finished):
-    for words in _lines("verify"):
+def test_the_tour_verifies_a_run_and_its_evidence(finished, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    for words in _lines("report") + _lines("verify"):
         outcome = command(*[str(finished.path) if word == "runs/tour" else word for word in words])
         assert outcome.status == 0, outcome.err
 
@@ -64,7 +66,7 @@ def test_the_tour_audits_a_run(finished, tmp_path: Path):
         given = [str(copy) if word == "runs/tour" else word for word in words]
         outcome = command(*given)
         assert outcome.status in (0, 3), outcome.err  # an honest run is refuted once in a hundred times
-        assert "report: " in outcome.out and "not tested: " in outcome.out
+        assert "report: " in outcome.out and "not tested:" in outcome.out
 
 
 def test_the_tour_reads_the_ledgers_of_a_run(finished):

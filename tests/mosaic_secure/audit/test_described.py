@@ -70,8 +70,9 @@ def test_a_private_run_is_described_within_its_ceiling(finished: Finished):
     assert found.members == 240 and found.resolvable_fpr in (0.01, 0.1)
     assert found.area < 0.65
     assert found.worst["client"].name in CLIENTS and found.worst["class"].name in "0123456789"
-    synthetic = describe_synthetic(run, records, 4.0, 1e-4)
-    assert set(synthetic) == {"density ratio", "nearness", "nearest-neighbour ratio"}
+    synthetic = describe_synthetic(run, run_config(run), records, 4.0, 1e-4)
+    features = "density ratio in features"
+    assert set(synthetic) == {"density ratio", features, "nearness", "nearest-neighbour ratio"}
     assert all(summary.area < 0.65 for summary in synthetic.values())
 
 
@@ -110,4 +111,4 @@ def test_a_run_without_synthetic_records_has_nothing_to_describe(
     run = RunDirectory.open(finished.path)
     records = public_records(run, most=50)
     monkeypatch.setattr(run, "has", lambda _: False)
-    assert describe_synthetic(run, records, 4.0, 1e-4) == {}
+    assert describe_synthetic(run, run_config(run), records, 4.0, 1e-4) == {}

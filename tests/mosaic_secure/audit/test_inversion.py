@@ -152,6 +152,7 @@ def test_a_class_without_training_records_is_left_out(judged, quick: None):
     assert "to compare with: 4." in got.left_out[0]
 
 
+@pytest.mark.slow
 def test_a_sampler_is_a_prior_and_shows_its_means(tmp_path: Path, quick: None):
     made = tiny_train(tmp_path, **SAMPLED)
     assert made.status == 0, made.err

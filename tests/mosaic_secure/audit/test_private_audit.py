@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 from pathlib import Path
 
@@ -80,21 +81,44 @@ def test_it_is_left_with_the_clients_and_not_in_the_run(place: Path):
     (model,) = found["membership"].values()
     assert model["members"] == 3 * 2 * 29 and model["others"] == 31
     report = Path(found["report"])
+    assert report.read_text().count("data:image/png") and "nearest training records" not in report.read_text()
+    assert any("are those that the run was trained on" in line for line in found["not_tested"])
     assert report.parent.parent == place / "mine" and "Client-confidential." in report.read_text()
     assert stat.S_IMODE(report.stat().st_mode) == 0o600
     assert {path: path.stat().st_mtime_ns for path in (place / "run").rglob("*")} == before
 
 
+def test_no_other_ledgers_can_pay_for_a_rehearsal(place: Path, tmp_path: Path):
+    """Fresh ledgers know nothing of what was spent, and would make a second run free."""
+    given = ("--retrain", "--canaries", "500", "--claim", "3", "--ledger-dir")
+    fresh = audit(place, *given, tmp_path / "fresh")
+    assert "has no client-0 of this population" in fresh.refusal
+    assert not (tmp_path / "fresh").exists()
+    shutil.copytree(place / "ledgers", tmp_path / "copied")
+    homes = [
+        tmp_path / "copied" / "patients" / client / "identity.key" for client in ("client-0", "client-1")
+    ]
+    homes[0].write_bytes(homes[1].read_bytes())
+    assert "client-0 has another key than in the run" in audit(place, *given, tmp_path / "copied").refusal
+
+
+def test_private_data_are_not_spent_on_a_test_that_cannot_fail(place: Path):
+    refused = audit(place, "--retrain", "--canaries", "20", "--ledger-dir", place / "ledgers")
+    assert "could not refute epsilon" in refused.refusal and "use --canaries" in refused.refusal
+
+
 def test_a_rehearsal_is_charged_as_a_second_run_and_refused_when_nothing_is_left(place: Path):
     ledgers = place / "ledgers"
     sizes = {path: path.stat().st_size for path in ledgers.rglob("*ledger*") if path.is_file()}
-    first = audit(place, "--retrain", "--canaries", "20", "--ledger-dir", ledgers)
+    given = ("--retrain", "--canaries", "500", "--ledger-dir", ledgers)
+    first = audit(place, *given)
     assert first.status == 0, first.err
     assert first.json["charged"] is True and first.json["canaries"]
     assert "charged to the clients" in Path(first.json["report"]).read_text()
+    assert any("canaries in DP-SGD of a classifier" in line for line in first.json["not_tested"])
     grown = [path for path, size in sizes.items() if path.stat().st_size > size]
     assert len(grown) >= len(CLIENTS)
-    again = audit(place, "--retrain", "--canaries", "20", "--ledger-dir", ledgers)
+    again = audit(place, *given)
     assert again.status == 2 and "budget" in again.err.lower()
     assert not list((place / "mine").glob(".*"))
 
@@ -107,3 +131,8 @@ def test_records_that_cannot_be_read_are_one_line(place: Path, tmp_path: Path):
     missing = command("audit", place / "run", *given, "--others", tmp_path / "nowhere")
     assert "is not a folder" in missing.refusal
     assert not (tmp_path / "mine").exists()
+    given = ["--data", place / "images", "--others", place / "others", "--out", tmp_path / "mine"]
+    inside = command("audit", place / "run", *given[:-1], place / "run" / "mine")
+    assert "lies in the run" in inside.refusal
+    (tmp_path / "manifest.json").write_text("{}")
+    assert "lies in another run" in command("audit", place / "run", *given).refusal

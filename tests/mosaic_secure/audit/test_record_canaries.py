@@ -69,6 +69,14 @@ def test_a_classifier_is_held_against_those_of_other_clients():
     assert np.allclose(scores[~rest], 0) and np.allclose(scores[rest & ~canaries.included], 0)
 
 
+def test_hundreds_of_clients_are_not_too_many():
+    rng = np.random.default_rng(0)
+    images = rng.random((200, 1, 2, 2), dtype=np.float32)
+    canaries = RecordCanaries.draw(images, rng.integers(0, 5, 200), 5, 100, 200, rng)
+    scores = classifier_scores({c: Remembers(*canaries.of(c)) for c in range(100)}, canaries)
+    assert scores[canaries.included].min() > scores[~canaries.included].max()
+
+
 def test_synthetic_records_that_copy_them_are_told():
     canaries = drawn()
     images, labels = canaries.present

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from mosaic_secure.audit.canary_tests import (
     MODEL,
     NOISE,
     SUMS,
+    TRAINING,
     WEIGHTS,
     CanaryTest,
     against_epsilon,
@@ -57,6 +60,31 @@ def test_without_a_test_there_is_no_verdict():
     assert found.outcome == "none" and "--retrain" in found.sentence
     poor = decide(4.0, [made(SUMS, 0.0, counts=False)], [HOLDS])
     assert poor.outcome == "none" and "so few canaries" in poor.sentence and poor.adjusted == {}
+    assert "--retrain" not in decide(4.0, [], [HOLDS], can_retrain=False).sentence
+
+
+def test_what_tests_something_else_does_not_make_the_claim_stand():
+    """The noise of the sums and one training were tested, and neither could have refuted epsilon 10."""
+    noise = replace(made(NOISE, 0.5), epsilon=None)
+    training = replace(made(TRAINING, 0.5), epsilon=1.5)
+    found = decide(10.0, [noise, training, made(SUMS, 0.5, counts=False)], [HOLDS])
+    assert found.outcome == "none" and "cannot refute epsilon 10" in found.sentence
+    assert NOISE in found.sentence and TRAINING in found.sentence
+    stands = decide(4.0, [noise, training, made(SUMS, 0.5)], [HOLDS])
+    assert stands.outcome == "pass" and f"by {SUMS}, and stands" in stands.sentence
+
+
+def test_noise_that_follows_from_a_seed_gives_no_pass():
+    found = decide(4.0, [made(SUMS, 0.5)], [HOLDS], secure=False)
+    assert found.outcome == "none" and "follows from its seed" in found.sentence
+    assert decide(4.0, [made(SUMS, 1e-6)], [HOLDS], secure=False).outcome == "fail"
+
+
+def test_no_bound_above_the_claim_passes():
+    """Training whose own promise is larger than the claim is held against the claim."""
+    scores, included = np.arange(500.0), np.arange(500) >= 250
+    found = against_epsilon(TRAINING, "The claim of epsilon 0.5", scores, included, 0.5, 1e-5)
+    assert found.lower_bound > 0.5 and decide(0.5, [found], [HOLDS]).outcome == "fail"
 
 
 def test_an_honest_run_fails_in_at_most_one_audit_of_a_hundred():

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("quick_inversion")
 def canaries(name: str, made: int, correct: int, **changes: Any) -> dict[str, Any]:
     guesses = {"canaries": 500, "made": made, "correct": correct}
     row = {"name": name, "guesses": guesses, "epsilon": 4.0, "counts": True, "lower_bound": 0.27}
-    return row | {"provable": 4.75} | changes
+    return row | {"provable": 4.75, "lower_bound_95": 0.4, "who": "Somebody."} | changes
 
 
 TESTED = {
@@ -39,6 +39,7 @@ TESTED = {
             epsilon=None,
             lower_bound=None,
             provable=None,
+            lower_bound_95=None,
         ),
         canaries("canaries in the final model", 90, 51, counts=False),
     ],
@@ -87,7 +88,7 @@ def inverted() -> dict[str, Any]:
         to_fresh=far[::-1],
     )
     left_out = ("Prototypes: the run keeps no expert that was made of them.",)
-    return inversion_context(Inversion((attack,), Rate.of(9, 10), left_out, ("zero", "one")))
+    return inversion_context(Inversion((attack,), Rate.of(9, 10), left_out, ("zero", "one")), records=True)
 
 
 PICTURES = inverted()
@@ -130,6 +131,18 @@ def test_a_tested_claim_is_told_with_what_the_test_could_show(content):
     said = words(read(page(content, **TESTED)))
     assert "Tested, and the claim stands" in said and "231 of 400" in said
     assert "these canaries show at most: 4.75" in said and "shown at least: 0.27" in said
+
+
+def test_what_could_not_refute_the_claim_is_not_called_a_test_of_it(content):
+    rows = [{**row, "counts": row["epsilon"] is None} for row in TESTED["canaries"]]
+    said = words(read(page(content, **{**TESTED, "canaries": rows, "verdict": "none"})))
+    assert "so few canaries could not have refuted epsilon" in said and "Yes: by a fresh run" not in said
+    assert "Yes: by a fresh run" in words(read(page(content, **TESTED)))
+
+
+def test_a_method_without_canaries_is_not_told_to_use_them(content):
+    said = words(read(page(content, can_retrain=False, sentence="No verdict.", not_tested=[])))
+    assert "--retrain" not in said and "not for this run" in said
 
 
 def test_a_refuted_claim_promises_nothing(content):

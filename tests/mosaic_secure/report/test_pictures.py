@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from attacks.rates import Rate
 from mosaic_secure.audit.inversion import Inversion, Inverted
-from mosaic_secure.report import audit_page
+from mosaic_secure.report.pages import render
 from mosaic_secure.report.pictures import inversion_context, picture_grid
 
 
@@ -48,12 +47,8 @@ def decoded(uri: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
 
 
-def rendered(found: Inversion) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(audit_page._TEMPLATES), autoescape=True, undefined=StrictUndefined
-    )
-    environment.filters |= {"short": audit_page._short, "percent": audit_page._percent}
-    return environment.get_template("audit_inversion.html").render(inversion=inversion_context(found))
+def rendered(found: Inversion, *, records: bool = True) -> str:
+    return render("audit_inversion.html", inversion=inversion_context(found, records=records))
 
 
 @pytest.mark.parametrize(("channels", "side", "scale"), [(1, 8, 6), (3, 32, 2), (1, 64, 1)])
@@ -75,7 +70,7 @@ def test_a_grid_shows_every_pixel_enlarged(channels: int, side: int, scale: int)
 
 def test_each_class_shows_its_surest_pictures():
     found = attack([0, 1, 2] * 7)
-    context = inversion_context(inversion(found))["attacks"][0]
+    context = inversion_context(inversion(found), records=True)["attacks"][0]
     sheet = decoded(context["picture"])
     assert sheet.shape == (3 * 52 - 4, 9 * 52 - 4, 4)  # three of each of three classes
     surest = [18, 15, 12, 19, 16, 13, 20, 17, 14]
@@ -87,13 +82,13 @@ def test_each_class_shows_its_surest_pictures():
         "9 of 21 pictures. From top: what the attack found; the nearest training"
     )
     assert context["caption"].endswith("From left: cat, cat, cat, dog, dog, dog, owl, owl, owl.")
-    assert "3 rows and 9 columns" in context["alt"] and "1 of 21 pictures are recognised" in context["alt"]
+    assert "3 by 9 pictures" in context["alt"] and "1 of 21 pictures are recognised" in context["alt"]
     assert "2 of 4 are nearer to a training record" in context["alt"]
 
 
 def test_many_classes_get_as_many_columns_as_there_are():
     names = tuple(f"class {n}" for n in range(30))
-    context = inversion_context(inversion(attack(list(range(30))), names=names))["attacks"][0]
+    context = inversion_context(inversion(attack(list(range(30))), names=names), records=True)["attacks"][0]
     assert decoded(context["picture"]).shape[1] == 10 * 52 - 4 and "class 9." in context["caption"]
 
 
@@ -113,8 +108,9 @@ def test_the_page_needs_nothing_else_and_tells_pictures_in_words():
 
 def test_what_the_distances_say_counts_all_attacks_together():
     quiet, loud = attack([0, 1, 2], chance=0.03), attack([0, 1, 2], name="generators", chance=0.0001)
-    assert "By none of the attacks" in inversion_context(inversion(quiet, replace(quiet, name="b")))["says"]
-    said = inversion_context(inversion(replace(quiet, chance=0.2), loud))["says"]
+    both = inversion(quiet, replace(quiet, name="b"))
+    assert "By none of the attacks" in inversion_context(both, records=True)["says"]
+    said = inversion_context(inversion(replace(quiet, chance=0.2), loud), records=True)["says"]
     assert "look at them: generators." in said
 
 
@@ -126,3 +122,13 @@ def test_a_run_without_anything_to_invert_is_told():
 def test_names_cannot_become_markup():
     text = rendered(inversion(attack([0, 1, 2]), names=("<b>", '"', "owl")))
     assert "<b>" not in text and "&lt;b&gt;" in text and "From left: &#34;" not in text
+
+
+def test_of_private_data_no_real_record_is_shown():
+    found = attack([0, 1, 2])
+    context = inversion_context(inversion(found), records=False)
+    (shown,) = context["attacks"]
+    assert decoded(shown["picture"]).shape[0] == 48  # one row of 8 pixels, six times as large
+    assert "nearest" not in shown["caption"] and "nearest" not in shown["alt"]
+    text = rendered(inversion(found), records=False)
+    assert "not shown" in text and "real ones of public data" not in text
