@@ -26,8 +26,8 @@ from cli.output import print_json, print_table, warn
 if TYPE_CHECKING:
     from mosaic_secure.report.comparison import Outcome
     from mosaic_secure.report.comparison_request import Cell
-    from mosaic_secure.report.curve import Curve
-    from mosaic_secure.report.curve_cost import Looking
+    from mosaic_secure.report.curve.cost import Looking
+    from mosaic_secure.report.curve.gather import Curve
 
 EXAMPLE = "Example: mosaic-secure curve --epsilons 0.5,1,2,4,8,inf --seeds 3 --min-accuracy 0.9"
 CHOICE = "Choose for me"
@@ -117,9 +117,9 @@ def curve(
     its first run if they cannot pay for it.
     """
     from mosaic_secure.config import load_config
-    from mosaic_secure.report.curve import FROZEN
-    from mosaic_secure.report.curve_files import write_files
-    from mosaic_secure.report.curve_request import CurveRequest, Wanted
+    from mosaic_secure.report.curve.files import write_files
+    from mosaic_secure.report.curve.gather import FROZEN
+    from mosaic_secure.report.curve.request import CurveRequest, Wanted
     from mosaic_secure.runs.directory import default_run_path
 
     fields = options.overrides(settings, data__root=data_root)
@@ -158,7 +158,7 @@ def curve(
     failed: list[dict[str, str]] = []
 
     def look() -> Curve:
-        from mosaic_secure.report.curve import gather
+        from mosaic_secure.report.curve.gather import gather
 
         return gather(folder, cells, outcomes, wanted, looking, failed)
 
@@ -188,8 +188,8 @@ def _looking(cells: Sequence[Cell], out: Path | None, ledger_dir: Path | None) -
     """What the sweep costs; refuses what the ledgers cannot pay for, before anything is made."""
     from mosaic_secure.engine.local import ledger_place
     from mosaic_secure.report.comparison import check_request
-    from mosaic_secure.report.curve import FROZEN
-    from mosaic_secure.report.curve_cost import cost_of_looking
+    from mosaic_secure.report.curve.cost import cost_of_looking
+    from mosaic_secure.report.curve.gather import FROZEN
 
     begun = out is not None and check_request(out, cells, FROZEN)
     return cost_of_looking(cells, out if begun else None, ledger_place(ledger_dir))

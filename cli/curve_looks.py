@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mosaic_secure.config import RunConfig
     from mosaic_secure.report.comparison import Outcome
     from mosaic_secure.report.comparison_request import Cell
-    from mosaic_secure.report.curve_point import Point
+    from mosaic_secure.report.curve.point import Point
 
 Failures = list[dict[str, str]]
 
@@ -45,7 +45,7 @@ def audit_all(folder: Path, outcomes: Sequence[Outcome], retrain: bool, failed: 
     from cli.progress import shown
     from mosaic_secure.errors import UserError
     from mosaic_secure.report.comparison_request import REFERENCE
-    from mosaic_secure.report.curve_audits import audit_run, claim_without_noise, finished_audit
+    from mosaic_secure.report.curve.audits import audit_run, claim_without_noise, finished_audit
     from mosaic_secure.report.remaining import in_words
     from privacy.errors import PrivacyError
 
@@ -71,7 +71,7 @@ def ablate_one(
     from cli.progress import shown
     from mosaic_secure.engine.local import train
     from mosaic_secure.errors import UserError
-    from mosaic_secure.report.curve_ablation import ablate, finished_ablation
+    from mosaic_secure.report.curve.ablation import ablate, finished_ablation
     from privacy.errors import PrivacyError
 
     if point is None or finished_ablation(folder, point):

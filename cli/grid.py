@@ -57,6 +57,7 @@ def worked_on(folder: Path, cells: Sequence[Cell], frozen: str) -> Iterator[None
 
 def work(folder: Path, cells: Sequence[Cell], ledger_dir: Path | None, outcomes: list[Outcome]) -> None:
     """Make and read all runs, each told with the time that is left; `outcomes` grows as they end."""
+    from mosaic_secure.engine.keeping import WorkerKeeper
     from mosaic_secure.report.comparison import DONE, carry_out, is_done
     from mosaic_secure.report.remaining import in_words, seconds_left
 
@@ -65,7 +66,7 @@ def work(folder: Path, cells: Sequence[Cell], ledger_dir: Path | None, outcomes:
         from mosaic_secure.engine.local import train
 
         with shown() as progress:
-            train(config, out=path, resume=resume, ledger_dir=ledger_dir, progress=progress)
+            train(config, out=path, resume=resume, ledger_dir=ledger_dir, progress=progress, keeper=keeper)
 
     def begin(number: int, cell: Cell, state: str) -> None:
         verb = {"done": "is done", "broken off": "resumes"}.get(state, "begins")
@@ -76,10 +77,11 @@ def work(folder: Path, cells: Sequence[Cell], ledger_dir: Path | None, outcomes:
         say(f"[{number}/{len(cells)}] {cell.slug} {verb}{more}")
 
     before = {cell.slug for cell in cells if is_done(folder, cell)}
-    for outcome in carry_out(folder, cells, run, begin):
-        outcomes.append(outcome)
-        if outcome.measured is None:
-            say(f"[{len(outcomes)}/{len(cells)}] {outcome.cell.slug} failed: {outcome.reason}")
+    with WorkerKeeper() as keeper:
+        for outcome in carry_out(folder, cells, run, begin):
+            outcomes.append(outcome)
+            if outcome.measured is None:
+                say(f"[{len(outcomes)}/{len(cells)}] {outcome.cell.slug} failed: {outcome.reason}")
 
 
 def say(line: str) -> None:

@@ -23,6 +23,8 @@ from privacy.errors import PrivacyError
 if TYPE_CHECKING:
     from flwr.serverapp import Grid
 
+    from mosaic_secure.engine.keeping import WorkerKeeper
+
 __all__ = ["RunResult", "Witness", "ledger_place", "train"]
 
 CLIENT_APP = "mosaic_secure.client.app:app"
@@ -92,6 +94,7 @@ def train(
     progress: ProgressCallback | None = None,
     ablate: bool = False,
     witness: Witness | None = None,
+    keeper: WorkerKeeper | None = None,
 ) -> RunResult:
     """Run the federation of `config` and leave a sealed run in `out`.
 
@@ -101,6 +104,7 @@ def train(
         progress: is told about stages.
         ablate: also measure what each part of the server's work is worth (costs no privacy).
         witness: sees all that the server sends and receives; for audits, and the engine "inprocess" alone.
+        keeper: keeps worker processes from run to run; engine "inprocess" alone.
 
     Raises:
         UserError, PrivacyError: bad input or a refused plan; nothing earned is lost, and a run that began can
@@ -124,7 +128,7 @@ def train(
             return _stored_result(run)
         try:
             federation = provision(config, parties)
-            launch = _launcher(config, federation, stack, witness)
+            launch = _launcher(config, federation, stack, witness, keeper)
             tell(Progress("planning", 0, 1))
             plan = build_plan(config, config.data.root)
             _check_architectures(plan)
@@ -167,7 +171,11 @@ def ledger_place(given: Path | None) -> Path:
 
 
 def _launcher(
-    config: RunConfig, federation: Federation, stack: ExitStack, witness: Witness | None
+    config: RunConfig,
+    federation: Federation,
+    stack: ExitStack,
+    witness: Witness | None,
+    keeper: WorkerKeeper | None,
 ) -> Callable[[Callable[[Grid], None]], None]:
     """Start the engine's workers now and return a function that runs the server's side on them.
 
@@ -192,8 +200,9 @@ def _launcher(
 
     table = {FIRST_NODE_ID + index: node for index, node in enumerate(nodes)}
     observer = None if witness is None else witness.observe
+    pool = keeper.pool(CLIENT_APP, workers, threads) if keeper is not None and workers else None
     grid = stack.enter_context(
-        InProcessGrid(table, CLIENT_APP, workers=workers, threads=threads, observer=observer)
+        InProcessGrid(table, CLIENT_APP, workers=workers, threads=threads, pool=pool, observer=observer)
     )
 
     def run(serve: Callable[[Grid], None]) -> None:

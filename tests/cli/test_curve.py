@@ -16,7 +16,7 @@ from PIL import Image
 
 from mosaic_secure.engine import local
 from mosaic_secure.errors import UserError
-from mosaic_secure.report.curve_audits import Attacked, Audited
+from mosaic_secure.report.curve.audits import Attacked, Audited
 from mosaic_secure.runs.directory import RunDirectory
 
 from ..mosaic_secure.tiny import TINY, Outcome, command

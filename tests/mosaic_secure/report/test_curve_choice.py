@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from mosaic_secure.report.curve_choice import Candidate, choose
-from mosaic_secure.report.curve_request import Wanted
+from mosaic_secure.report.curve.choice import Candidate, choose
+from mosaic_secure.report.curve.request import Wanted
 
 TABLE = [
     Candidate(1.0, 0.80, 0.74, 0.027),

@@ -13,16 +13,16 @@ from PIL import Image
 
 from mosaic_secure.config import load_config
 from mosaic_secure.report.comparison_table import Row, mean_interval
-from mosaic_secure.report.curve import Curve
-from mosaic_secure.report.curve_audits import Attacked, Audited
-from mosaic_secure.report.curve_choice import Choice
-from mosaic_secure.report.curve_cost import Looking
-from mosaic_secure.report.curve_drawings import Mark, Scale, Series, draw_bars, draw_over_epsilon
-from mosaic_secure.report.curve_files import write_files
-from mosaic_secure.report.curve_page import curve_page
-from mosaic_secure.report.curve_point import Point
-from mosaic_secure.report.curve_request import Wanted
-from mosaic_secure.report.curve_scores import RunScores
+from mosaic_secure.report.curve.audits import Attacked, Audited
+from mosaic_secure.report.curve.choice import Choice
+from mosaic_secure.report.curve.cost import Looking
+from mosaic_secure.report.curve.drawings import Mark, Scale, Series, draw_bars, draw_over_epsilon
+from mosaic_secure.report.curve.files import write_files
+from mosaic_secure.report.curve.gather import Curve
+from mosaic_secure.report.curve.page import curve_page
+from mosaic_secure.report.curve.point import Point
+from mosaic_secure.report.curve.request import Wanted
+from mosaic_secure.report.curve.scores import RunScores
 
 from .reading import BROWSER, read, shown_without_overflow, words
 

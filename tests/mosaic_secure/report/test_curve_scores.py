@@ -9,7 +9,7 @@ from mosaic_secure.config import load_config
 from mosaic_secure.data.clients import label_counts, load_public_test
 from mosaic_secure.report.comparison import Measured, Outcome
 from mosaic_secure.report.comparison_request import Request
-from mosaic_secure.report.curve_scores import calibration_error, score_run
+from mosaic_secure.report.curve.scores import calibration_error, score_run
 from mosaic_secure.report.remaining import in_words, seconds_left
 from mosaic_secure.runs.directory import RunDirectory
 

@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 from mosaic_secure.report.comparison_plot import draw_comparison
-from mosaic_secure.report.curve import Curve, write_data
-from mosaic_secure.report.curve_page import curve_page
+from mosaic_secure.report.curve.gather import Curve, write_data
+from mosaic_secure.report.curve.page import curve_page
 from privacy.storage import write_durably
 
 __all__ = ["PAGE", "write_files"]

@@ -9,12 +9,12 @@ from typing import Any
 from attacks.statistics import tpr_ceiling
 from mosaic_secure import __version__
 from mosaic_secure.config import config_hash
-from mosaic_secure.report.curve import Curve
-from mosaic_secure.report.curve_audits import FALSE_ALARMS
-from mosaic_secure.report.curve_drawings import Mark, Scale, Series, draw_bars, draw_over_epsilon
-from mosaic_secure.report.curve_point import Mean, Point
+from mosaic_secure.report.curve.audits import FALSE_ALARMS
+from mosaic_secure.report.curve.drawings import Mark, Scale, Series, draw_bars, draw_over_epsilon
+from mosaic_secure.report.curve.gather import Curve
+from mosaic_secure.report.curve.point import Mean, Point
+from mosaic_secure.report.curve.published import Published, published
 from mosaic_secure.report.pages import percent, render
-from mosaic_secure.report.published import Published, published
 
 __all__ = ["curve_page"]
 
@@ -193,7 +193,7 @@ def _spread(curve: Curve, name: str, values: Any) -> str:
     """Worst, median and best of many over epsilon, each in the mean over seeds."""
     from statistics import median
 
-    from mosaic_secure.report.curve_point import mean_of
+    from mosaic_secure.report.curve.point import mean_of
 
     series = []
     for kind, pick in _EXTREMES.items():

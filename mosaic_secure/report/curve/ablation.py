@@ -8,7 +8,7 @@ from typing import Any
 
 from mosaic_secure.config import RunConfig
 from mosaic_secure.report.comparison_request import Cell
-from mosaic_secure.report.curve_point import Point
+from mosaic_secure.report.curve.point import Point
 from mosaic_secure.runs import manifest
 
 __all__ = ["ablate", "finished_ablation"]

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mosaic_secure.report.comparison_table import Row, mean_interval
-from mosaic_secure.report.curve_audits import Attacked, Audited
-from mosaic_secure.report.curve_choice import Candidate
-from mosaic_secure.report.curve_scores import RunScores
+from mosaic_secure.report.curve.audits import Attacked, Audited
+from mosaic_secure.report.curve.choice import Candidate
+from mosaic_secure.report.curve.scores import RunScores
 
 __all__ = ["Mean", "Point", "mean_of"]
 

@@ -15,13 +15,13 @@ from mosaic_secure.errors import UserError
 from mosaic_secure.report.comparison import RUNS, Outcome
 from mosaic_secure.report.comparison_request import REFERENCE, Cell
 from mosaic_secure.report.comparison_table import Row, summarise
-from mosaic_secure.report.curve_ablation import finished_ablation
-from mosaic_secure.report.curve_audits import FALSE_ALARMS, finished_audit
-from mosaic_secure.report.curve_choice import Choice, choose
-from mosaic_secure.report.curve_cost import Looking
-from mosaic_secure.report.curve_point import Point
-from mosaic_secure.report.curve_request import Wanted
-from mosaic_secure.report.curve_scores import scores_of
+from mosaic_secure.report.curve.ablation import finished_ablation
+from mosaic_secure.report.curve.audits import FALSE_ALARMS, finished_audit
+from mosaic_secure.report.curve.choice import Choice, choose
+from mosaic_secure.report.curve.cost import Looking
+from mosaic_secure.report.curve.point import Point
+from mosaic_secure.report.curve.request import Wanted
+from mosaic_secure.report.curve.scores import scores_of
 from mosaic_secure.runs.directory import RunDirectory
 from mosaic_secure.runs.encoding import json_document, jsonable
 from privacy.storage import write_durably

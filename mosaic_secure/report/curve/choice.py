@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mosaic_secure.report.curve_request import Wanted
+from mosaic_secure.report.curve.request import Wanted
 
 __all__ = ["Candidate", "Choice", "choose"]
 
