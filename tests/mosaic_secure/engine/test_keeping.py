@@ -13,6 +13,10 @@ from mosaic_secure.engine.keeping import WorkerKeeper
 APP = "tiny_app:app"
 
 
+def ask(node: int) -> Message:
+    return Message(RecordDict({"question": ConfigRecord({"text": "?"})}), node, "query.echo")
+
+
 def parties_seen(keeper: WorkerKeeper, party: str, size: int = 1) -> tuple[set[str], list[int]]:
     """One run on kept workers: who its nodes were, and which processes answered."""
     nodes = {1000 + i: {"party": f"{party}-{i}", "partition-id": i} for i in range(2)}
@@ -26,10 +30,12 @@ def parties_seen(keeper: WorkerKeeper, party: str, size: int = 1) -> tuple[set[s
 
 
 def ended(pid: int) -> bool:
+    """Whether a process ends, with all its threads: the last one closes its sockets."""
     end = time.monotonic() + 20
     while time.monotonic() < end:
         try:
-            if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+            if state == "Z" and len(os.listdir(f"/proc/{pid}/task")) == 1:
                 return True
         except OSError:
             return True
@@ -58,8 +64,7 @@ def test_work_that_an_interrupted_run_left_behind_reaches_no_other_run():
     with WorkerKeeper() as keeper:
         nodes = {1000: {"party": "first-0", "partition-id": 0}}
         with InProcessGrid(nodes, APP, workers=1, pool=keeper.pool(APP, 1, 1)) as grid:
-            text = ConfigRecord({"text": "left behind"})
-            grid.push_messages([Message(RecordDict({"question": text}), 1000, "query.echo")])
+            grid.push_messages([ask(1000)])
         found, _ = parties_seen(keeper, "second")
         assert found == {"second-0", "second-1"}
 
