@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ __all__ = [
     "opened",
     "read_run",
     "state_of",
+    "told_accuracy",
 ]
 
 FROZEN = "comparison.json"
@@ -191,11 +192,10 @@ def read_run(path: Path) -> Measured:
         raise UserError(f"run {path} is not finished")
     lines = run.read_bytes("metrics.jsonl").splitlines()
     rows = [parse_json(line, f"{path}/metrics.jsonl") for line in lines]
-    scores = {row["of"]: row["value"] for row in rows if row.get("metric") == "accuracy"}
-    score = result.get("score") or ("local mean" if "local mean" in scores else "global")
-    accuracy, teacher = scores.get(score, result.get("accuracy")), result.get("teacher_accuracy")
+    accuracy, score = told_accuracy(result, rows)
+    teacher = result.get("teacher_accuracy")
     return Measured(
-        accuracy=None if accuracy is None else float(accuracy),
+        accuracy=accuracy,
         score=score,
         epsilon=float(result["epsilon"]),
         delta=float(result["delta"]),
@@ -204,6 +204,18 @@ def read_run(path: Path) -> Measured:
         balanced_accuracy=result.get("balanced_accuracy"),
         auc=result.get("auc"),
     )
+
+
+def told_accuracy(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> tuple[float | None, str]:
+    """The accuracy that a run tells, None where it tells none, and what that is of.
+
+    Args:
+        result: of its manifest. rows: of its metrics.jsonl.
+    """
+    scores = {row["of"]: row["value"] for row in rows if row.get("metric") == "accuracy"}
+    score = result.get("score") or ("local mean" if "local mean" in scores else "global")
+    accuracy = scores.get(score, result.get("accuracy"))
+    return None if accuracy is None else float(accuracy), score
 
 
 def _word(frozen: str) -> str:

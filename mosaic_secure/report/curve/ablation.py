@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,28 @@ from mosaic_secure.report.comparison_request import Cell
 from mosaic_secure.report.curve.point import Point
 from mosaic_secure.runs import manifest
 
-__all__ = ["ablate", "finished_ablation"]
+__all__ = ["Ablation", "ablate", "finished_ablation"]
 
 FOLDER = "ablation"
 
 
-def finished_ablation(folder: Path, point: Point | None) -> tuple[Mapping[str, Any], ...]:
-    """Rows of `server/worth.py` for the epsilon of a point; empty where no such run was finished."""
+@dataclass(frozen=True)
+class Ablation:
+    """Rows of `server/worth.py`, and the id of the run that they are of."""
+
+    run: str
+    rows: tuple[Mapping[str, Any], ...]
+
+
+def finished_ablation(folder: Path, point: Point | None) -> Ablation | None:
+    """The run that was taken apart at the epsilon of a point; None where no such run was finished."""
     path = None if point is None else _place(folder, point.epsilon)
     if path is None or not (path / manifest.MANIFEST).exists():
-        return ()
+        return None
     content = manifest.read(path)
-    return tuple(content["result"].get("ablation", ())) if content.get("sealed") else ()
+    if not content.get("sealed"):
+        return None
+    return Ablation(str(content["run_id"]), tuple(content["result"].get("ablation", ())))
 
 
 def ablate(folder: Path, cell: Cell, run: Callable[[RunConfig, Path, bool], object]) -> None:

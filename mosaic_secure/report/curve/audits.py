@@ -40,7 +40,7 @@ class Audited:
         verdict: of the audit. sentence: its reason.
         lower_bound, provable: epsilon shown from below by a fresh run with canaries, and the most that it
             could have shown; None without one.
-        path: folder of the audit, in the run.
+        path: folder of the audit, relative to that of the sweep.
     """
 
     attacks: Mapping[str, Attacked]
@@ -80,7 +80,7 @@ def finished_audit(folder: Path, cell: Cell, retrain: bool) -> Audited | None:
     if not found:
         return None
     _, path, record = max(found, key=lambda one: (one[2]["epsilon_lower_bound"] is not None, one[0]))
-    return _audited(record, path.parent)
+    return _audited(record, path.parent.relative_to(folder))
 
 
 def audit_run(
@@ -102,7 +102,7 @@ def audit_run(
         data_root=cell.config.data.root,
     )
     made = audit(folder / RUNS / cell.slug, request, progress)
-    return _audited(made.to_dict(), made.path)
+    return _audited(made.to_dict(), made.path.relative_to(folder))
 
 
 def _audited(record: Mapping[str, Any], path: Path) -> Audited:
@@ -122,5 +122,5 @@ def _audited(record: Mapping[str, Any], path: Path) -> Audited:
         record["sentence"],
         record["epsilon_lower_bound"],
         record["epsilon_provable_at_most"],
-        str(path),
+        path.as_posix(),
     )

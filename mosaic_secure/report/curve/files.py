@@ -10,9 +10,11 @@ from mosaic_secure.report.curve.gather import Curve, write_data
 from mosaic_secure.report.curve.page import curve_page
 from privacy.storage import write_durably
 
-__all__ = ["PAGE", "write_files"]
+__all__ = ["FILES", "PAGE", "write_files"]
 
 PAGE = "curve.html"
+FILES = (PAGE, "curve.json", "curve.csv", "curve.svg", "curve.png")
+"""All that a curve leaves beside its runs."""
 
 
 def write_files(folder: Path, curve: Curve, command: str) -> list[Path]:

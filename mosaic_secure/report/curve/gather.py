@@ -15,20 +15,21 @@ from mosaic_secure.errors import UserError
 from mosaic_secure.report.comparison import RUNS, Outcome
 from mosaic_secure.report.comparison_request import REFERENCE, Cell
 from mosaic_secure.report.comparison_table import Row, summarise
-from mosaic_secure.report.curve.ablation import finished_ablation
+from mosaic_secure.report.curve.ablation import Ablation, finished_ablation
 from mosaic_secure.report.curve.audits import FALSE_ALARMS, finished_audit
 from mosaic_secure.report.curve.choice import Choice, choose
 from mosaic_secure.report.curve.cost import Looking
 from mosaic_secure.report.curve.point import Point
 from mosaic_secure.report.curve.request import Wanted
 from mosaic_secure.report.curve.scores import scores_of
+from mosaic_secure.runs import manifest
 from mosaic_secure.runs.directory import RunDirectory
 from mosaic_secure.runs.encoding import json_document, jsonable
 from privacy.storage import write_durably
 
-__all__ = ["FROZEN", "Curve", "gather", "write_data"]
+__all__ = ["FROZEN", "RECORD", "Curve", "gather", "write_data"]
 
-FROZEN = "sweep.json"
+FROZEN, RECORD = "sweep.json", "curve.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ class Curve:
         points: of Mosaic, by epsilon; an infinite one is the ceiling without noise. baselines: by method.
         failed: runs that have not ended, with the reason. ended, planned: how many runs have, and there are.
         choice: None where nothing was asked. looking: what the sweep costs.
-        ablation: what each part is worth at the epsilon shown, see `server/worth.py`; empty if not measured.
+        taken_apart: a further run at the epsilon shown; None if there is none.
     """
 
     title: str
@@ -54,7 +55,12 @@ class Curve:
     wanted: Wanted
     looking: Looking
     notes: tuple[str, ...]
-    ablation: tuple[Mapping[str, Any], ...] = ()
+    taken_apart: Ablation | None = None
+
+    @property
+    def ablation(self) -> tuple[Mapping[str, Any], ...]:
+        """What each part is worth at the epsilon shown, see `server/worth.py`; empty if not measured."""
+        return () if self.taken_apart is None else self.taken_apart.rows
 
     @property
     def shown(self) -> Point | None:
@@ -92,6 +98,7 @@ class Curve:
                     "releases": [] if self.shown is None else [dict(row) for row in self.shown.mechanisms],
                 },
                 "ablation": [dict(row) for row in self.ablation],
+                "ablation_run": None if self.taken_apart is None else self.taken_apart.run,
                 "refuted": list(self.refuted),
                 "failed": [dict(row) for row in self.failed],
                 "runs_ended": self.ended,
@@ -139,12 +146,12 @@ def gather(
         looking=looking,
         notes=tuple(note for note in table.notes if not note.startswith("differences")),
     )
-    return replace(found, ablation=finished_ablation(folder, found.shown))
+    return replace(found, taken_apart=finished_ablation(folder, found.shown))
 
 
 def write_data(folder: Path, curve: Curve) -> list[Path]:
     """Write curve.json and curve.csv."""
-    contents = {"curve.json": json_document(curve.to_dict()), "curve.csv": _csv(curve).encode()}
+    contents = {RECORD: json_document(curve.to_dict()), "curve.csv": _csv(curve).encode()}
     for name, data in contents.items():
         write_durably(folder / name, data)
     return [folder / name for name in contents]
@@ -157,11 +164,12 @@ def _of(row: Row, cell: Cell) -> bool:
 def _point(folder: Path, row: Row, cells: Sequence[Cell], damaged: list[Mapping[str, str]]) -> Point:
     """A point with what its sealed runs show; a run that cannot be read is added to `damaged`."""
     ceiling = tpr_ceiling(row.epsilon_spent, row.delta, FALSE_ALARMS)
-    if row.method != REFERENCE:
-        return Point(row=row, ceiling=ceiling)
-    scores, audits, mechanisms = {}, {}, ()
+    scores, audits, mechanisms, runs = {}, {}, (), {}
     for cell in cells:
         try:
+            runs[cell.seed] = manifest.read(folder / RUNS / cell.slug)["run_id"]
+            if row.method != REFERENCE:
+                continue
             scores[cell.seed] = scores_of(folder, cell)
             audits[cell.seed] = finished_audit(folder, cell, retrain=False)
             mechanisms = RunDirectory.open(folder / RUNS / cell.slug).read_json("privacy.json")["mechanisms"]
@@ -170,13 +178,21 @@ def _point(folder: Path, row: Row, cells: Sequence[Cell], damaged: list[Mapping[
     return Point(
         row=row,
         ceiling=ceiling,
+        runs=runs,
         scores={seed: found for seed, found in scores.items() if found is not None},
         audits={seed: found for seed, found in audits.items() if found is not None},
         mechanisms=mechanisms,
     )
 
 
-_LEFT_OUT = ("accuracy_by_class", "accuracy_by_client", "attacks", "epsilon_lower_bound_by_seed", "audits")
+_LEFT_OUT = (
+    "runs",
+    "accuracy_by_class",
+    "accuracy_by_client",
+    "attacks",
+    "epsilon_lower_bound_by_seed",
+    "audits",
+)
 
 
 def _csv(curve: Curve) -> str:

@@ -40,12 +40,14 @@ class Point:
     Attributes:
         row: accuracies and what was spent.
         ceiling: the most that any attack catches at 1 % false alarms, by the guarantee of what was spent.
+        runs: seed -> id of its run.
         scores, audits: seed -> what was seen of its run; empty where nothing was.
         mechanisms: the releases of one client, as privacy.json lists them; the same for every seed.
     """
 
     row: Row
     ceiling: float
+    runs: Mapping[int, str] = field(default_factory=dict)
     scores: Mapping[int, RunScores] = field(default_factory=dict)
     audits: Mapping[int, Audited] = field(default_factory=dict)
     mechanisms: Sequence[Mapping[str, Any]] = ()
@@ -141,6 +143,7 @@ class Point:
             "epsilon_spent": self.row.epsilon_spent,
             "delta": self.row.delta,
             "seconds": self.row.seconds,
+            "runs": {str(seed): run for seed, run in sorted(self.runs.items())},
             "accuracy_by_seed": {str(seed): value for seed, value in sorted(self.row.by_seed.items())},
             "accuracy_by_class": {name: mean.to_dict() for name, mean in self.by_class.items()},
             "accuracy_by_client": {str(seed): dict(found) for seed, found in self.by_client.items()},
