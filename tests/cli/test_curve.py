@@ -19,10 +19,8 @@ from mosaic_secure.errors import UserError
 from mosaic_secure.report.curve.audits import Attacked, Audited
 from mosaic_secure.runs.directory import RunDirectory
 
-from ..mosaic_secure.tiny import TINY, Outcome, command
+from ..mosaic_secure.tiny import SWEEP, TINY, command
 from ..mosaic_secure.tiny import tiny_options as tiny
-
-SWEEP = ["--epsilons", "1,4", "--seeds", "2"]
 
 
 def places(folder: Path) -> list[object]:
@@ -52,15 +50,6 @@ def trained(monkeypatch) -> list[tuple[str, bool]]:
 
     monkeypatch.setattr(local, "train", counted)
     return seen
-
-
-@pytest.fixture(scope="module")
-def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
-    """A tiny sweep that ended; do not change it."""
-    place = tmp_path_factory.mktemp("sweep")
-    outcome = command("curve", *SWEEP, "--max-epsilon", "2", *tiny(), *places(place), "--json")
-    assert outcome.status == 0, outcome.err
-    return place, outcome
 
 
 def test_points_say_what_the_runs_say(sweep):
@@ -166,7 +155,7 @@ def test_audits_and_an_ablation_are_made_once(trained, quick_inversion, monkeypa
     held, free = outcome.json["points"]
     for point in (held, free):
         (audit,) = point["audits"].values()
-        record = json.loads((Path(audit) / "audit.json").read_text())
+        record = json.loads((tmp_path / "it" / audit / "audit.json").read_text())
         rates = {
             f"{kind}: {name}": next(row for row in found["caught"] if row["fpr"] == 0.01)["rate"]["value"]
             for kind in ("membership", "synthetic")
@@ -205,7 +194,7 @@ def test_a_refuted_claim_ends_with_status_3(sweep, monkeypatch):
     place, _ = sweep
     attacks = {"model: confidence": Attacked(0.5, 0.4, 0.6)}
     found = Audited(attacks, "fail", "The claim is refuted.", 5.0, 6.0, "somewhere")
-    monkeypatch.setattr("mosaic_secure.report.curve.finished_audit", lambda *_, **__: found)
+    monkeypatch.setattr("mosaic_secure.report.curve.gather.finished_audit", lambda *_, **__: found)
     outcome = command("curve", *SWEEP, *tiny(), *places(place), "--json")
     assert outcome.status == 3 and "refuted: epsilon 1, seed 0: The claim is refuted." in outcome.out
     assert outcome.json["points"][0]["epsilon_lower_bound"] == 5.0

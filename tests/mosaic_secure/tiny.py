@@ -39,6 +39,8 @@ TINY: Mapping[str, Any] = {
     "engine.workers": 0,
 }
 
+SWEEP = ("--epsilons", "1,4", "--seeds", "2")
+
 FINE_TUNED: Mapping[str, Any] = {
     "fine_tune.rounds": 1,
     "fine_tune.steps": 3,

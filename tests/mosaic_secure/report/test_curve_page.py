@@ -13,6 +13,7 @@ from PIL import Image
 
 from mosaic_secure.config import load_config
 from mosaic_secure.report.comparison_table import Row, mean_interval
+from mosaic_secure.report.curve.ablation import Ablation
 from mosaic_secure.report.curve.audits import Attacked, Audited
 from mosaic_secure.report.curve.choice import Choice
 from mosaic_secure.report.curve.cost import Looking
@@ -111,7 +112,7 @@ def curve(**changes: Any) -> Curve:
 
 
 def attacked(verdict: str = "pass") -> Curve:
-    plain = curve(ablation=PARTS)
+    plain = curve(taken_apart=Ablation("0123456789abcdef", PARTS))
     points = [
         dataclasses.replace(
             p, audits={seed: audited(verdict, 0.3 if p.promises else None) for seed in (0, 1)}
