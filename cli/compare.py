@@ -20,6 +20,7 @@ from cli.grid import (
     worked_on,
 )
 from cli.output import print_json, print_table, warn
+from cli.tracked import Log
 
 if TYPE_CHECKING:
     from mosaic_secure.report.comparison import Outcome
@@ -61,6 +62,8 @@ def compare(
             rich_help_panel=options.RUN,
         ),
     ] = None,
+    log: options.Log = None,
+    log_dir: options.LogDir = options.LOG_DIR,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="List the runs and what each costs.", rich_help_panel=options.RUN),
@@ -74,6 +77,8 @@ def compare(
     from mosaic_secure.report.comparison_request import Request
     from mosaic_secure.runs.directory import default_run_path
 
+    tracked = Log(log, log_dir)
+    tracked.check()
     fields = options.overrides(settings, data__root=data_root)
     request = Request.parse(methods, epsilons, seeds, trust, alphas)
     cells = request.cells(lambda taken: load_config(config or "digits", taken), fields)
@@ -92,11 +97,12 @@ def compare(
         "--data-root": data_root,
         "--ledger-dir": ledger_dir,
         "--out": folder,
+        **tracked.options(),
     }
     outcomes: list[Outcome] = []
     try:
         with terminate_as_interrupt(), worked_on(folder, cells, FROZEN):
-            work(folder, cells, ledger_dir, outcomes)
+            work(folder, cells, ledger_dir, outcomes, tracked)
     except KeyboardInterrupt:
         if outcomes:
             _write(folder, cells, outcomes)

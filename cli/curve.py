@@ -22,6 +22,7 @@ from cli.grid import (
     worked_on,
 )
 from cli.output import print_json, print_table, warn
+from cli.tracked import Log
 
 if TYPE_CHECKING:
     from mosaic_secure.report.comparison import Outcome
@@ -104,6 +105,8 @@ def curve(
             rich_help_panel=options.RUN,
         ),
     ] = None,
+    log: options.Log = None,
+    log_dir: options.LogDir = options.LOG_DIR,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="List the runs and what each costs.", rich_help_panel=options.RUN),
@@ -122,6 +125,8 @@ def curve(
     from mosaic_secure.report.curve.request import CurveRequest, Wanted
     from mosaic_secure.runs.directory import default_run_path
 
+    tracked = Log(log, log_dir)
+    tracked.check()
     fields = options.overrides(settings, data__root=data_root)
     wanted = Wanted(min_accuracy, max_epsilon, max_tpr)
     request = CurveRequest(epsilons, seeds, baselines, trust, alpha, preset, wanted)
@@ -151,6 +156,7 @@ def curve(
         "--data-root": data_root,
         "--ledger-dir": ledger_dir,
         "--out": folder,
+        **tracked.options(),
     }
     again = as_command("curve", given, settings)
     outcomes: list[Outcome] = []
@@ -164,7 +170,7 @@ def curve(
 
     try:
         with terminate_as_interrupt(), worked_on(folder, cells, FROZEN):
-            work(folder, cells, ledger_dir, outcomes)
+            work(folder, cells, ledger_dir, outcomes, tracked)
             if audit:
                 audit_all(folder, outcomes, retrain, failed)
             if ablate:

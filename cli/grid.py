@@ -14,6 +14,7 @@ import typer
 from cli import options
 from cli.errors import FAILED
 from cli.output import print_json, print_table
+from cli.tracked import Log
 
 if TYPE_CHECKING:
     from mosaic_secure.config import RunConfig
@@ -55,7 +56,9 @@ def worked_on(folder: Path, cells: Sequence[Cell], frozen: str) -> Iterator[None
         yield
 
 
-def work(folder: Path, cells: Sequence[Cell], ledger_dir: Path | None, outcomes: list[Outcome]) -> None:
+def work(
+    folder: Path, cells: Sequence[Cell], ledger_dir: Path | None, outcomes: list[Outcome], log: Log
+) -> None:
     """Make and read all runs, each told with the time that is left; `outcomes` grows as they end."""
     from mosaic_secure.engine.keeping import WorkerKeeper
     from mosaic_secure.report.comparison import DONE, carry_out, is_done
@@ -65,8 +68,16 @@ def work(folder: Path, cells: Sequence[Cell], ledger_dir: Path | None, outcomes:
         from cli.progress import shown
         from mosaic_secure.engine.local import train
 
-        with shown() as progress:
-            train(config, out=path, resume=resume, ledger_dir=ledger_dir, progress=progress, keeper=keeper)
+        with shown() as progress, log.beside(path, f"{folder.resolve().name}/{path.name}") as read:
+            train(
+                config,
+                out=path,
+                resume=resume,
+                ledger_dir=ledger_dir,
+                progress=progress,
+                keeper=keeper,
+                read=read,
+            )
 
     def begin(number: int, cell: Cell, state: str) -> None:
         verb = {"done": "is done", "broken off": "resumes"}.get(state, "begins")

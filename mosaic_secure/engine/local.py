@@ -16,7 +16,7 @@ from mosaic_secure.data import check_available, load_partition
 from mosaic_secure.engine.parties import Federation, provision
 from mosaic_secure.errors import UserError
 from mosaic_secure.plan import RunPlan, build_plan
-from mosaic_secure.progress import Progress, ProgressCallback
+from mosaic_secure.progress import Progress, ProgressCallback, ReadingCallback
 from mosaic_secure.runs.directory import RunDirectory, default_run_path
 from privacy.errors import PrivacyError
 
@@ -95,6 +95,7 @@ def train(
     ablate: bool = False,
     witness: Witness | None = None,
     keeper: WorkerKeeper | None = None,
+    read: ReadingCallback | None = None,
 ) -> RunResult:
     """Run the federation of `config` and leave a sealed run in `out`.
 
@@ -105,6 +106,7 @@ def train(
         ablate: also measure what each part of the server's work is worth (costs no privacy).
         witness: sees all that the server sends and receives; for audits, and the engine "inprocess" alone.
         keeper: keeps worker processes from run to run; engine "inprocess" alone.
+        read: is told losses of the server's own training, which follow from what clients released.
 
     Raises:
         UserError, PrivacyError: bad input or a refused plan; nothing earned is lost, and a run that began can
@@ -146,7 +148,7 @@ def train(
         def serve(grid: Grid) -> None:
             from mosaic_secure.server.run import lead
 
-            kept.append(lead(grid, run, plan, federation.roster, device, tell, ablate))
+            kept.append(lead(grid, run, plan, federation.roster, device, tell, ablate, read))
 
         launch(serve)
         facts = kept[0]

@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from mosaic_secure.engine import local
 from mosaic_secure.errors import UserError
 from mosaic_secure.report.curve.audits import Attacked, Audited
 from mosaic_secure.runs.directory import RunDirectory
 
-from ..mosaic_secure.tiny import SWEEP, TINY, command
+from ..mosaic_secure.tiny import SWEEP, command, private_options
 from ..mosaic_secure.tiny import tiny_options as tiny
 
 
@@ -200,37 +199,8 @@ def test_a_refuted_claim_ends_with_status_3(sweep, monkeypatch):
     assert outcome.json["points"][0]["epsilon_lower_bound"] == 5.0
 
 
-PRIVATE = {
-    "clients.count": 3,
-    "data.class_names": "well,ill",
-    "data.declared_records": 40,
-    "data.population": "patients",
-    "data.image_size": 8,
-    "data.channels": 1,
-    "prototypes.encoder": "fourier",
-    "partition.kind": "given",
-    "partition.min_records": 5,
-}
-
-
-def private(folder: Path) -> list[str]:
-    """Options of a run on private images, which are made in `folder`."""
-    stream = np.random.default_rng(0)
-    for client in ("north", "south", "west"):
-        for name in ("well", "ill"):
-            place = folder / "DATA" / client / name
-            place.mkdir(parents=True)
-            for index in range(20):
-                pixels = stream.integers(0, 256, (8, 8), dtype=np.uint8)
-                Image.fromarray(pixels).save(place / f"{index}.png")
-    fields = {**TINY, **PRIVATE, "data.path": folder / "DATA"}
-    fields.pop("data.limit")
-    given = [text for name, value in fields.items() for text in ("--set", f"{name}={value}")]
-    return ["--config", "folder", *given]
-
-
 def test_private_data_pay_for_every_point_or_the_sweep_is_refused(trained, tmp_path: Path):
-    options = private(tmp_path)
+    options = private_options(tmp_path)
     dear = command("curve", "--epsilons", "2,4", "--seeds", "2", *options, *places(tmp_path))
     assert "client-0: the sweep of 4 runs needs epsilon" in dear.refusal and "0 of 10 spent" in dear.refusal
     high = command("curve", "--epsilons", "9", "--seeds", "1", *options, *places(tmp_path))
