@@ -14,6 +14,7 @@ from mosaic_secure.report.curve.drawings import Mark, Scale, Series, draw_bars, 
 from mosaic_secure.report.curve.gather import Curve
 from mosaic_secure.report.curve.point import Mean, Point
 from mosaic_secure.report.curve.published import Published, published
+from mosaic_secure.report.curve.sentences import what_to_see
 from mosaic_secure.report.pages import percent, render
 
 __all__ = ["curve_page"]
@@ -47,6 +48,7 @@ def curve_page(curve: Curve, command: str, when: str) -> str:
         "curve.html",
         curve=curve,
         pictures={name: Markup(drawn) if drawn else "" for name, drawn in pictures.items()},
+        see=what_to_see(curve, _class_values, _client_values),
         anchors=anchors,
         rows=_rows(curve),
         classes=list(dict.fromkeys(name for point in curve.points for name in point.by_class)),
