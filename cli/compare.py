@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,10 +10,19 @@ import typer
 
 from cli import options
 from cli.errors import FAILED, Interrupted, terminate_as_interrupt
+from cli.grid import (
+    as_command,
+    how_to_continue,
+    show_cells,
+    warn_once,
+    without_empty_columns,
+    work,
+    worked_on,
+)
 from cli.output import print_json, print_table, warn
+from cli.tracked import Log
 
 if TYPE_CHECKING:
-    from mosaic_secure.config import RunConfig
     from mosaic_secure.report.comparison import Outcome
     from mosaic_secure.report.comparison_request import Cell
 
@@ -55,6 +62,8 @@ def compare(
             rich_help_panel=options.RUN,
         ),
     ] = None,
+    log: options.Log = None,
+    log_dir: options.LogDir = options.LOG_DIR,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="List the runs and what each costs.", rich_help_panel=options.RUN),
@@ -64,15 +73,18 @@ def compare(
 ) -> None:
     """Train with several methods and budgets, and write a table and a picture of the accuracies."""
     from mosaic_secure.config import load_config
+    from mosaic_secure.report.comparison import FROZEN
     from mosaic_secure.report.comparison_request import Request
     from mosaic_secure.runs.directory import default_run_path
 
+    tracked = Log(log, log_dir)
+    tracked.check()
     fields = options.overrides(settings, data__root=data_root)
     request = Request.parse(methods, epsilons, seeds, trust, alphas)
     cells = request.cells(lambda taken: load_config(config or "digits", taken), fields)
     _warn(cells)
     if dry_run:
-        _show_cells(cells, out, json)
+        show_cells(cells, out, json, FROZEN)
         return
     folder = out or default_run_path()
     given = {
@@ -85,38 +97,24 @@ def compare(
         "--data-root": data_root,
         "--ledger-dir": ledger_dir,
         "--out": folder,
+        **tracked.options(),
     }
     outcomes: list[Outcome] = []
     try:
-        with terminate_as_interrupt():
-            _work(folder, cells, ledger_dir, outcomes)
+        with terminate_as_interrupt(), worked_on(folder, cells, FROZEN):
+            work(folder, cells, ledger_dir, outcomes, tracked)
     except KeyboardInterrupt:
         if outcomes:
             _write(folder, cells, outcomes)
-        raise Interrupted(how_to_continue(given, settings, len(outcomes), len(cells))) from None
+        again = as_command("compare", given, settings)
+        raise Interrupted(how_to_continue(again, len(outcomes), len(cells))) from None
     _show(folder, cells, outcomes, json)
     if any(outcome.measured is None for outcome in outcomes):
         raise typer.Exit(FAILED)
 
 
-def how_to_continue(
-    given: Mapping[str, object], settings: Sequence[str] | None, tried: int, total: int
-) -> str:
-    """The line that tells how an interrupted comparison goes on."""
-    command = ["mosaic-secure", "compare"]
-    for option, value in given.items():
-        command += [] if value is None else [option, str(value)]
-    for setting in settings or ():
-        command += ["--set", setting]
-    return f"interrupted after {tried} of {total} runs; continue with: {shlex.join(command)}"
-
-
 def _warn(cells: Sequence[Cell]) -> None:
-    for unprotected in (True, False):  # once for each kind, not once for each run
-        for cell in cells:
-            if cell.config.no_noise == unprotected:
-                options.warned(cell.config)
-                break
+    warn_once(cells)
     if not cells[0].config.is_public:
         warn(
             f"these data are private: each of the {len(cells)} runs is charged to the clients' ledgers, and "
@@ -124,36 +122,11 @@ def _warn(cells: Sequence[Cell]) -> None:
         )
 
 
-def _work(folder: Path, cells: Sequence[Cell], ledger_dir: Path | None, outcomes: list[Outcome]) -> None:
-    from mosaic_secure.report.comparison import carry_out, opened
-
-    def run(config: RunConfig, path: Path, resume: bool) -> None:
-        from cli.progress import shown
-        from mosaic_secure.engine.local import train
-
-        with shown() as progress:
-            train(config, out=path, resume=resume, ledger_dir=ledger_dir, progress=progress)
-
-    def begin(number: int, cell: Cell, state: str) -> None:
-        verb = {"done": "is done", "broken off": "resumes"}.get(state, "begins")
-        _say(f"[{number}/{len(cells)}] {cell.slug} {verb}")
-
-    with opened(folder, cells):
-        for outcome in carry_out(folder, cells, run, begin):
-            outcomes.append(outcome)
-            if outcome.measured is None:
-                _say(f"[{len(outcomes)}/{len(cells)}] {outcome.cell.slug} failed: {outcome.reason}")
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def _show(folder: Path, cells: Sequence[Cell], outcomes: Sequence[Outcome], json: bool) -> None:
     record = _write(folder, cells, outcomes)
     for rows in (record["rows"], record["against_mosaic"], record["failed"]):
         if rows:
-            print_table(_without_empty_columns(rows))
+            print_table(without_empty_columns(rows))
             print()
     for line in record["notes"]:
         print(line)
@@ -168,43 +141,3 @@ def _write(folder: Path, cells: Sequence[Cell], outcomes: Sequence[Outcome]) -> 
     table = summarise(cells, outcomes)
     written = write_files(folder, table)
     return {"out": str(folder), **table.to_dict(), "written": [str(path) for path in written]}
-
-
-def _without_empty_columns(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    kept = [name for name in rows[0] if any(row[name] is not None for row in rows)]
-    return [{name: row[name] for name in kept} for row in rows]
-
-
-def _show_cells(cells: Sequence[Cell], out: Path | None, json: bool) -> None:
-    """List the runs with what each is planned to spend; nothing is read but what `out` already holds."""
-    from mosaic_secure.errors import UserError
-    from mosaic_secure.plan import build_plan
-    from mosaic_secure.report.comparison import MISSING, check_request, state_of
-    from privacy.errors import PrivacyError
-
-    begun = out is not None and check_request(out, cells)
-    planned: dict[tuple[Any, ...], tuple[float | None, str | None]] = {}
-    rows = []
-    for cell in cells:
-        same = (cell.method, cell.preset, cell.trust, cell.alpha, cell.epsilon)  # a seed changes no plan
-        if same not in planned:
-            try:
-                planned[same] = (build_plan(cell.config, cell.config.data.root).budget.epsilon, None)
-            except (UserError, PrivacyError) as error:
-                planned[same] = (None, str(error))
-        epsilon, problem = planned[same]
-        rows.append(
-            {
-                "run": cell.slug,
-                "epsilon_target": cell.epsilon,
-                "epsilon_planned": epsilon,
-                "delta": cell.config.privacy.delta,
-                "state": state_of(out, cell) if begun and out is not None else MISSING,
-                "problem": problem,
-            }
-        )
-    print_table(_without_empty_columns(rows))
-    if json:
-        print_json({"runs": rows})
-    if any(row["problem"] for row in rows):
-        raise typer.Exit(FAILED)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli import audit, budget, compare, configs, export, ledger, predict, report, synth, train, verify
+from cli import audit, budget, compare, configs, curve, export, ledger, predict, report, synth, train, verify
 from cli.errors import guarded
 
 PROGRAM = "mosaic-secure"
@@ -22,6 +22,7 @@ app = typer.Typer(
 for module, command in (
     (train, train.train),
     (audit, audit.audit),
+    (curve, curve.curve),
     (compare, compare.compare),
     (report, report.report),
     (predict, predict.predict),

@@ -79,6 +79,20 @@ Engine = Annotated[
     str | None,
     typer.Option(metavar="inprocess|simulation", help="What runs the clients.", rich_help_panel=RUN),
 ]
+Log = Annotated[
+    str | None,
+    typer.Option(
+        "--log",
+        metavar="tensorboard|mlflow",
+        help="Also tell a tracker, or both with a comma; only what is released.",
+        rich_help_panel=RUN,
+    ),
+]
+LogDir = Annotated[
+    Path,
+    typer.Option(metavar="DIR", help="Where TensorBoard's files go.", rich_help_panel=RUN),
+]
+LOG_DIR = Path("logs")
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any other field of the configuration; repeatable."),

@@ -35,8 +35,9 @@ def report(
 ) -> None:
     """Put what sealed runs may show to others into one signed folder and one zip.
 
-    RUN is a run directory. Manifests, guarantees, signed ledgers, audits that may be shared, and cards of the
-    model and the synthetic data go in; of several runs also a comparison. Nothing client-confidential does.
+    RUN is a run directory, or the folder of a curve, whose runs all go in. Manifests, guarantees, signed
+    ledgers, audits that may be shared, and cards of the model and the synthetic data go in; of several runs
+    also a comparison. Nothing client-confidential does.
     """
     from mosaic_secure.report.evidence.build import build_pack
 
@@ -47,7 +48,9 @@ def report(
         raise Interrupted("interrupted; nothing of this pack is kept: start it again") from None
     record = built.to_dict()
     signer = record.pop("signer")
-    print_facts({**record, "runs": ", ".join(record["runs"]), "signed by": signer["public_key"]})
+    names = {name: ", ".join(record.pop(name)) for name in ("runs", "curves")}
+    shown = {name: joined for name, joined in names.items() if joined}
+    print_facts({**record, **shown, "signed by": signer["public_key"]})
     print(f"check it with: mosaic-secure verify {built.zip} --signer {signer['public_key']}")
     if json:
         print_json(built.to_dict())

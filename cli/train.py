@@ -12,6 +12,7 @@ import typer
 from cli import options
 from cli.errors import Interrupted, terminate_as_interrupt
 from cli.output import print_facts, print_json, print_table
+from cli.tracked import Log
 
 if TYPE_CHECKING:
     from mosaic_secure.config import RunConfig
@@ -48,6 +49,8 @@ def train(
         bool,
         typer.Option("--resume", help="Continue the run in --out.", rich_help_panel=options.RUN),
     ] = False,
+    log: options.Log = None,
+    log_dir: options.LogDir = options.LOG_DIR,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Print plan and cost, and stop.", rich_help_panel=options.RUN),
@@ -71,13 +74,15 @@ def train(
         engine__device=device,
         engine__name=engine,
     )
+    tracked = Log(log, log_dir)
+    tracked.check()
     chosen = _configuration(config, fields, out, resume)
     if dry_run:
         from cli.budget import show_plan
 
         show_plan(chosen, json)
         return
-    result = _run(chosen, out, resume, ledger_dir, ablate)
+    result = _run(chosen, out, resume, ledger_dir, ablate, tracked)
     _show(result, json)
 
 
@@ -94,23 +99,31 @@ def _configuration(name: str | None, fields: Mapping[str, Any], out: Path | None
     return options.configuration(name, fields)
 
 
-def _run(config: RunConfig, out: Path | None, resume: bool, ledger_dir: Path | None, ablate: bool) -> Any:
+def _run(
+    config: RunConfig, out: Path | None, resume: bool, ledger_dir: Path | None, ablate: bool, log: Log
+) -> Any:
     from cli.progress import shown
     from mosaic_secure.runs.directory import default_run_path
 
     run = out or default_run_path()
     try:
-        with terminate_as_interrupt(), shown() as progress:
+        with terminate_as_interrupt(), shown() as progress, log.beside(run, run.name) as read:
             from mosaic_secure.engine.local import train as run_federation
 
             return run_federation(
-                config, out=run, resume=resume, ledger_dir=ledger_dir, progress=progress, ablate=ablate
+                config,
+                out=run,
+                resume=resume,
+                ledger_dir=ledger_dir,
+                progress=progress,
+                ablate=ablate,
+                read=read,
             )
     except KeyboardInterrupt:
-        raise Interrupted(how_to_resume(run, ledger_dir, ablate)) from None
+        raise Interrupted(how_to_resume(run, ledger_dir, ablate, log)) from None
 
 
-def how_to_resume(run: Path, ledger_dir: Path | None, ablate: bool) -> str:
+def how_to_resume(run: Path, ledger_dir: Path | None, ablate: bool, log: Log) -> str:
     """The line that tells how an interrupted run goes on."""
     from mosaic_secure.runs.directory import MANIFEST
 
@@ -121,6 +134,8 @@ def how_to_resume(run: Path, ledger_dir: Path | None, ablate: bool) -> str:
         command += ["--ledger-dir", str(ledger_dir)]
     if ablate:
         command.append("--ablate")
+    for option, value in log.options().items():
+        command += [option, str(value)]
     return f"interrupted; resume with: {shlex.join(command)}"
 
 

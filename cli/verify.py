@@ -41,7 +41,8 @@ def verify(
 
         checked = check_pack(path, None if signer is None else parse_public_key(signer, "--signer"))
         counted = (
-            f"{checked.files} files, {checked.runs} runs, {checked.audits} audits, {checked.ledgers} ledgers"
+            f"{checked.files} files, {checked.runs} runs, {checked.curves} curves, {checked.audits} audits, "
+            f"{checked.ledgers} ledgers"
         )
     elif signer is not None:
         raise UserError(f"--signer: {path} is no evidence pack; a run bears no such signature")

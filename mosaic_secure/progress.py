@@ -29,3 +29,10 @@ class Progress:
 
 
 ProgressCallback = Callable[[Progress], None]
+
+ReadingCallback = Callable[[str, int, float], None]
+"""Is told a number of the server's own work: what it is, such as ``"gate/loss"``, at which step, and the
+value. It follows from what clients released and from nothing else."""
+
+READ_EVERY = 10
+"""Steps of a training between two readings."""

@@ -10,9 +10,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from .mosaic_secure.tiny import Outcome
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -80,3 +84,15 @@ def quick_inversion() -> Iterator[None]:
         patch.setattr(inversion, "STEPS", 2)
         patch.setattr(inversion, "RESTARTS", 1)
         yield
+
+
+@pytest.fixture(scope="session")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+    """A tiny sweep of `mosaic-secure curve` that ended: its place and what was said; do not change it."""
+    from .mosaic_secure.tiny import SWEEP, command, tiny_options
+
+    place = tmp_path_factory.mktemp("sweep")
+    places = ["--out", place / "it", "--ledger-dir", place / "ledgers"]
+    outcome = command("curve", *SWEEP, "--max-epsilon", "2", *tiny_options(), *places, "--json")
+    assert outcome.status == 0, outcome.err
+    return place, outcome

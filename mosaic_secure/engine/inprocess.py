@@ -50,6 +50,7 @@ class InProcessGrid(Grid):
         threads: compute threads of each worker.
         preload: modules that workers import once, before they are forked.
         run_id: Flower's number of the run.
+        pool: started workers of someone else, who also ends them, instead of own ones.
         observer: called with ``"request"`` or ``"reply"``, the node id and the very bytes that passed.
 
     Messages to different nodes run at the same time, as far as there are workers. ``send_and_receive``
@@ -69,6 +70,7 @@ class InProcessGrid(Grid):
         threads: int = 1,
         preload: Iterable[str] = PRELOAD,
         run_id: int = 1,
+        pool: WorkerPool | None = None,
         observer: Observer | None = None,
     ) -> None:
         if SUPERLINK_NODE_ID in nodes or not nodes:
@@ -84,8 +86,9 @@ class InProcessGrid(Grid):
         self._counter = 0
         self._run = Run.create_empty(run_id)
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run_id, SUPERLINK_NODE_ID, 1
-        self._pool = WorkerPool(app, min(workers, len(nodes)), threads, tuple(preload)) if workers else None
-        if self._pool is not None:
+        self._pool, self._lent = pool, pool is not None
+        if pool is None and workers:
+            self._pool = WorkerPool(app, min(workers, len(nodes)), threads, tuple(preload))
             self._pool.start()
 
     def __enter__(self) -> InProcessGrid:
@@ -97,8 +100,8 @@ class InProcessGrid(Grid):
         self.close()
 
     def close(self) -> None:
-        """End the worker processes. Messages in progress are lost."""
-        if self._pool is not None:
+        """End the worker processes, unless they were lent. Messages in progress are lost."""
+        if self._pool is not None and not self._lent:
             self._pool.close()
 
     def wait_ready(self, timeout: float | None = None) -> bool:

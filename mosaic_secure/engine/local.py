@@ -16,14 +16,16 @@ from mosaic_secure.data import check_available, load_partition
 from mosaic_secure.engine.parties import Federation, provision
 from mosaic_secure.errors import UserError
 from mosaic_secure.plan import RunPlan, build_plan
-from mosaic_secure.progress import Progress, ProgressCallback
+from mosaic_secure.progress import Progress, ProgressCallback, ReadingCallback
 from mosaic_secure.runs.directory import RunDirectory, default_run_path
 from privacy.errors import PrivacyError
 
 if TYPE_CHECKING:
     from flwr.serverapp import Grid
 
-__all__ = ["RunResult", "Witness", "train"]
+    from mosaic_secure.engine.keeping import WorkerKeeper
+
+__all__ = ["RunResult", "Witness", "ledger_place", "train"]
 
 CLIENT_APP = "mosaic_secure.client.app:app"
 LEDGER_VARIABLE = "MOSAIC_LEDGER_DIR"
@@ -92,6 +94,8 @@ def train(
     progress: ProgressCallback | None = None,
     ablate: bool = False,
     witness: Witness | None = None,
+    keeper: WorkerKeeper | None = None,
+    read: ReadingCallback | None = None,
 ) -> RunResult:
     """Run the federation of `config` and leave a sealed run in `out`.
 
@@ -101,6 +105,8 @@ def train(
         progress: is told about stages.
         ablate: also measure what each part of the server's work is worth (costs no privacy).
         witness: sees all that the server sends and receives; for audits, and the engine "inprocess" alone.
+        keeper: keeps worker processes from run to run; engine "inprocess" alone.
+        read: is told losses of the server's own training, which follow from what clients released.
 
     Raises:
         UserError, PrivacyError: bad input or a refused plan; nothing earned is lost, and a run that began can
@@ -114,7 +120,7 @@ def train(
     check_available(config.data, config.data.root)
     if config.is_public:
         load_partition(config, config.data.root)  # refuses poor clients and empty classes before any cost
-    parties = Path(ledger_dir or os.environ.get(LEDGER_VARIABLE) or DEFAULT_LEDGERS)
+    parties = ledger_place(ledger_dir)
     path = out or default_run_path()
     with ExitStack() as stack:
         run = stack.enter_context(
@@ -124,7 +130,7 @@ def train(
             return _stored_result(run)
         try:
             federation = provision(config, parties)
-            launch = _launcher(config, federation, stack, witness)
+            launch = _launcher(config, federation, stack, witness, keeper)
             tell(Progress("planning", 0, 1))
             plan = build_plan(config, config.data.root)
             _check_architectures(plan)
@@ -142,7 +148,7 @@ def train(
         def serve(grid: Grid) -> None:
             from mosaic_secure.server.run import lead
 
-            kept.append(lead(grid, run, plan, federation.roster, device, tell, ablate))
+            kept.append(lead(grid, run, plan, federation.roster, device, tell, ablate, read))
 
         launch(serve)
         facts = kept[0]
@@ -161,8 +167,17 @@ def train(
         return RunResult(**record)
 
 
+def ledger_place(given: Path | None) -> Path:
+    """Where the parties live: as given, as `MOSAIC_LEDGER_DIR` says, or ./ledgers."""
+    return Path(given or os.environ.get(LEDGER_VARIABLE) or DEFAULT_LEDGERS)
+
+
 def _launcher(
-    config: RunConfig, federation: Federation, stack: ExitStack, witness: Witness | None
+    config: RunConfig,
+    federation: Federation,
+    stack: ExitStack,
+    witness: Witness | None,
+    keeper: WorkerKeeper | None,
 ) -> Callable[[Callable[[Grid], None]], None]:
     """Start the engine's workers now and return a function that runs the server's side on them.
 
@@ -187,8 +202,9 @@ def _launcher(
 
     table = {FIRST_NODE_ID + index: node for index, node in enumerate(nodes)}
     observer = None if witness is None else witness.observe
+    pool = keeper.pool(CLIENT_APP, workers, threads) if keeper is not None and workers else None
     grid = stack.enter_context(
-        InProcessGrid(table, CLIENT_APP, workers=workers, threads=threads, observer=observer)
+        InProcessGrid(table, CLIENT_APP, workers=workers, threads=threads, pool=pool, observer=observer)
     )
 
     def run(serve: Callable[[Grid], None]) -> None:

@@ -132,6 +132,11 @@ class WorkerPool:
         self._selector.close()
         self._selector = selectors.DefaultSelector()
 
+    @property
+    def idle(self) -> bool:
+        """Whether no job is waiting, being worked on, or still to be collected."""
+        return not (self._finished or self._busy())
+
     def _busy(self) -> bool:
         return bool(self._waiting) or any(worker.job is not None for worker in self._workers)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,17 @@ from mosaic_secure.runs.encoding import json_document, parse_json
 from privacy.errors import PrivacyError
 from privacy.storage import make_private_directory, write_durably
 
-__all__ = ["Measured", "Outcome", "carry_out", "check_request", "opened", "read_run", "state_of"]
+__all__ = [
+    "Measured",
+    "Outcome",
+    "carry_out",
+    "check_request",
+    "is_done",
+    "opened",
+    "read_run",
+    "state_of",
+    "told_accuracy",
+]
 
 FROZEN = "comparison.json"
 RUNS = "runs"
@@ -70,8 +80,11 @@ class Outcome:
 
 
 @contextlib.contextmanager
-def opened(folder: Path, cells: Sequence[Cell]) -> Iterator[Path]:
+def opened(folder: Path, cells: Sequence[Cell], frozen: str = FROZEN) -> Iterator[Path]:
     """Work in a comparison: create or continue it, locked against other processes.
+
+    Args:
+        frozen: the file that holds the request; its stem is what messages call the whole.
 
     Raises:
         UserError: the directory holds something else, or a comparison of other runs; another process works
@@ -81,32 +94,33 @@ def opened(folder: Path, cells: Sequence[Cell]) -> Iterator[Path]:
         make_private_directory(folder)
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        raise UserError(f"cannot use {folder} for a comparison: {error.strerror or error}") from error
+        raise UserError(f"cannot use {folder} for a {_word(frozen)}: {error.strerror or error}") from error
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"another process is working in {folder}; wait for it to end") from error
-        if not check_request(folder, cells):
-            write_durably(folder / FROZEN, json_document({"runs": _frozen(cells)}))
+        if not check_request(folder, cells, frozen):
+            write_durably(folder / frozen, json_document({"runs": _frozen(cells)}))
         yield folder
     finally:
         os.close(lock)
 
 
-def check_request(folder: Path, cells: Sequence[Cell]) -> bool:
+def check_request(folder: Path, cells: Sequence[Cell], frozen: str = FROZEN) -> bool:
     """Whether a directory already holds this very comparison.
 
     Raises:
         UserError: it holds another one, or something else.
     """
-    file = folder / FROZEN
+    file = folder / frozen
     if not file.exists():
         others = [] if not folder.exists() else sorted(entry.name for entry in folder.iterdir())
-        others = [name for name in others if not (name.startswith(f".{FROZEN}.") and name.endswith(".part"))]
+        others = [name for name in others if not (name.startswith(f".{frozen}.") and name.endswith(".part"))]
         if others:
             raise UserError(
-                f"{folder} is not empty (it holds {others[0]}) and is no comparison; choose another --out"
+                f"{folder} is not empty (it holds {others[0]}) and is no {_word(frozen)}; choose another "
+                "--out"
             )
         return False
     before, now = parse_json(file.read_bytes(), str(file)).get("runs"), _frozen(cells)
@@ -116,7 +130,8 @@ def check_request(folder: Path, cells: Sequence[Cell]) -> bool:
     odd = sorted(set(before) ^ set(now)) or [name for name in now if before.get(name) != now[name]]
     state = "has" if odd[0] not in now else "lacks" if odd[0] not in before else "has other settings for"
     raise UserError(
-        f"{folder} holds another comparison: it {state} {odd[0]}; repeat its options, or choose another --out"
+        f"{folder} holds another {_word(frozen)}: it {state} {odd[0]}; repeat its options, or choose another "
+        "--out"
     )
 
 
@@ -157,6 +172,14 @@ def state_of(folder: Path, cell: Cell) -> str:
     return DONE if content.get("sealed") else BROKEN_OFF
 
 
+def is_done(folder: Path, cell: Cell) -> bool:
+    """Whether a cell needs no run any more; a run that cannot be read is not done."""
+    try:
+        return state_of(folder, cell) == DONE
+    except UserError:
+        return False
+
+
 def read_run(path: Path) -> Measured:
     """The measures of a sealed run.
 
@@ -169,11 +192,10 @@ def read_run(path: Path) -> Measured:
         raise UserError(f"run {path} is not finished")
     lines = run.read_bytes("metrics.jsonl").splitlines()
     rows = [parse_json(line, f"{path}/metrics.jsonl") for line in lines]
-    scores = {row["of"]: row["value"] for row in rows if row.get("metric") == "accuracy"}
-    score = result.get("score") or ("local mean" if "local mean" in scores else "global")
-    accuracy, teacher = scores.get(score, result.get("accuracy")), result.get("teacher_accuracy")
+    accuracy, score = told_accuracy(result, rows)
+    teacher = result.get("teacher_accuracy")
     return Measured(
-        accuracy=None if accuracy is None else float(accuracy),
+        accuracy=accuracy,
         score=score,
         epsilon=float(result["epsilon"]),
         delta=float(result["delta"]),
@@ -182,6 +204,22 @@ def read_run(path: Path) -> Measured:
         balanced_accuracy=result.get("balanced_accuracy"),
         auc=result.get("auc"),
     )
+
+
+def told_accuracy(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> tuple[float | None, str]:
+    """The accuracy that a run tells, None where it tells none, and what that is of.
+
+    Args:
+        result: of its manifest. rows: of its metrics.jsonl.
+    """
+    scores = {row["of"]: row["value"] for row in rows if row.get("metric") == "accuracy"}
+    score = result.get("score") or ("local mean" if "local mean" in scores else "global")
+    accuracy = scores.get(score, result.get("accuracy"))
+    return None if accuracy is None else float(accuracy), score
+
+
+def _word(frozen: str) -> str:
+    return frozen.partition(".")[0]
 
 
 def _frozen(cells: Sequence[Cell]) -> dict[str, Any]:

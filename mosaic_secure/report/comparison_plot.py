@@ -7,6 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from mosaic_secure.report.epsilon_axis import EpsilonAxis
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -22,7 +24,7 @@ _INCHES, _PANEL_INCHES, _DPI = 8.0, 4.6, 150
 _INK, _PALE = "#333333", "#dddddd"
 
 
-def draw_comparison(rows: Sequence[Row], title: str) -> bytes:
+def draw_comparison(rows: Sequence[Row], title: str, kind: str = "png") -> bytes:
     """Draw mean accuracies (percent) and their intervals over epsilon on a log axis, 1200 pixels wide.
 
     An infinite epsilon stands apart at the right, joined to nothing. Series are moved sideways a little, so
@@ -30,9 +32,10 @@ def draw_comparison(rows: Sequence[Row], title: str) -> bytes:
 
     Args:
         rows: at least one of them with an accuracy; rows without one are left out.
+        kind: "png", or "svg" with letters as shapes, so that it looks alike everywhere.
 
     Returns:
-        The picture as PNG.
+        The picture.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -41,7 +44,7 @@ def draw_comparison(rows: Sequence[Row], title: str) -> bytes:
     alphas = list(dict.fromkeys(row.alpha for row in drawn if row.alpha is not None)) or [None]
     names = list(dict.fromkeys(row.name for row in drawn))
     looks = _looks(drawn, names)
-    scale = _Scale(sorted({row.epsilon_target for row in drawn}), len(names))
+    scale = EpsilonAxis(sorted({row.epsilon_target for row in drawn}), len(names))
     figure = Figure(figsize=(_INCHES, _PANEL_INCHES * len(alphas)), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(alphas), 1, sharey=True, squeeze=False)[:, 0]
@@ -55,34 +58,9 @@ def draw_comparison(rows: Sequence[Row], title: str) -> bytes:
     panels[0].set_ylim(*_limits(drawn))
     panels[-1].set_xlabel(f"{panels[-1].get_xlabel()}\n{_caption(drawn)}", fontsize=10)
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=_DPI, metadata={"Software": None})
+    metadata = {"Software": None} if kind == "png" else {"Date": None}
+    figure.savefig(stream, format=kind, dpi=_DPI, metadata=metadata)
     return stream.getvalue()
-
-
-class _Scale:
-    """Where an epsilon lies on the log axis, and how far a series is moved aside."""
-
-    def __init__(self, epsilons: Sequence[float], series: int) -> None:
-        finite = [math.log10(value) for value in epsilons if math.isfinite(value)] or [0.0]
-        gaps = [right - left for left, right in zip(finite, finite[1:], strict=False)]
-        apart = max(0.35, (finite[-1] - finite[0]) * 0.3)
-        self._infinite = finite[-1] + apart
-        self.ticks = {self.of(value): "∞" if math.isinf(value) else f"{value:g}" for value in epsilons}
-        self.edge = 10 ** (finite[-1] + apart / 2) if math.inf in epsilons and len(epsilons) > 1 else None
-        shown = [math.log10(place) for place in self.ticks]
-        span = max(0.3, shown[-1] - shown[0])
-        self._step = min(
-            (0.025 if len(shown) == 1 else 0.015) * span, 0.4 * min([*gaps, apart]) / max(1, series - 1)
-        )
-        self._middle = (series - 1) / 2
-        margin = self._middle * self._step + 0.06 * span
-        self.limits = (10 ** (shown[0] - margin), 10 ** (shown[-1] + margin))
-
-    def of(self, epsilon: float, series: float | None = None) -> float:
-        """Position on the axis; with the number of a series, that of its marker."""
-        place = self._infinite if math.isinf(epsilon) else math.log10(epsilon)
-        aside = 0.0 if series is None else (series - self._middle) * self._step
-        return 10 ** (place + aside)
 
 
 def _looks(rows: Sequence[Row], names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -102,7 +80,11 @@ def _looks(rows: Sequence[Row], names: Sequence[str]) -> dict[str, dict[str, Any
 
 
 def _panel(
-    axes: Axes, rows: Sequence[Row], names: Sequence[str], looks: dict[str, dict[str, Any]], scale: _Scale
+    axes: Axes,
+    rows: Sequence[Row],
+    names: Sequence[str],
+    looks: dict[str, dict[str, Any]],
+    scale: EpsilonAxis,
 ) -> None:
     axes.set_xscale("log")
     for number, name in enumerate(names):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mosaic_secure.models.classifiers import predict_logits
 from mosaic_secure.models.global_model import HEAD, build_global_model, build_prototype_model, same_trunk
 from mosaic_secure.models.registry import build_generator
+from mosaic_secure.progress import ReadingCallback
 from mosaic_secure.server.class_sampler import ClassSampler, sampler_of
 from mosaic_secure.server.distillation import distil
 from mosaic_secure.server.experts import ExpertGroup, Memory, Mixture, class_experts
@@ -125,6 +126,7 @@ def assemble(
     test: tuple[np.ndarray, np.ndarray] | None = None,
     note: Callable[[str], None] = lambda _: None,
     memory: Memory | None = None,
+    read: ReadingCallback | None = None,
 ) -> Assembly:
     """Build experts, gate and synthetic records, and distil the global model.
 
@@ -132,6 +134,7 @@ def assemble(
         test: public test images [N, C, S, S] and labels [N]; used for scores only, after everything is fixed.
         note: is told what is being done.
         memory: of what the experts answered, where the same releases are assembled more than once.
+        read: is told the losses of gate and student.
     """
     config, seed = plan.config, plan.config.seed
     note("experts")
@@ -159,7 +162,7 @@ def assemble(
         agreed = own | (pool(answers, prior).argmax(-1) == labels)
         rows = agreed.nonzero().flatten()
         if len(rows):
-            gate = train_gate(answers[rows], labels[rows], prior, config.gate, seed, device)
+            gate = train_gate(answers[rows], labels[rows], prior, config.gate, seed, device, read)
     model = _student(plan, releases.state, parts, prototype)
     fresh = None
     if parts.fresh_student:
@@ -174,7 +177,7 @@ def assemble(
         answers = torch.cat([answers, answered])
         inputs, teacher = torch.cat([images, mixed]), teach(gate, answers, trust)
         features = torch.cat([codes[HEAD], more[HEAD]]) if shared else None
-        kept = distil(model, inputs, teacher, config.distill, seed, device, features)
+        kept = distil(model, inputs, teacher, config.distill, seed, device, features, read)
     facts = {"experts": len(mixture.names), "synthetic_records": len(images), "distilled_on": kept}
     scores, further = _scores(
         mixture.names, lambda found: teach(gate, found, trust), model, fresh, test, seen, shared

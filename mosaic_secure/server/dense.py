@@ -23,6 +23,7 @@ from mosaic_secure.client.training import initial_classifier, set_weights
 from mosaic_secure.models.classifiers import predict_logits
 from mosaic_secure.models.global_model import build_global_model
 from mosaic_secure.models.registry import build_generator
+from mosaic_secure.progress import ReadingCallback
 from mosaic_secure.seeds import derive_seed, torch_generator
 from mosaic_secure.server.assembly import Assembly, Releases
 from mosaic_secure.server.distillation import distillation_loss, optimizer_of
@@ -89,12 +90,14 @@ def condense(
     device: str = "cpu",
     test: tuple[np.ndarray, np.ndarray] | None = None,
     note: Callable[[str], None] = lambda _: None,
+    read: ReadingCallback | None = None,
 ) -> Assembly:
     """Train generator and global model in turn against the ensemble.
 
     Args:
         test: public test images [N, C, S, S] and labels [N]; used for scores only, after all is trained.
         note: is told what is being done.
+        read: is told the losses of the last step of each round.
     """
     config, distill, seed = plan.config.dense, plan.config.distill, plan.config.seed
     counts = np.stack([releases.counts[client] for client in releases.classifiers])
@@ -125,6 +128,8 @@ def condense(
             maker.zero_grad()
             loss.backward()
             maker.step()
+        if read is not None:
+            read("generator/loss", index, loss.item())
         generator.eval()
         with torch.no_grad():
             for size in _parts(_share(distill.synthetic_pool, config.rounds, index)):
@@ -142,6 +147,8 @@ def condense(
             loss.backward()
             learner.step()
             schedule.step()
+        if read is not None:
+            read("distillation/loss", index, loss.item())
     student.eval().cpu()
     groups = [
         class_experts(architecture, _template(plan, architecture), [client], [weights], own[None])

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mosaic_secure.models.classifiers import trainable_part
+from mosaic_secure.progress import READ_EVERY, ReadingCallback
 from mosaic_secure.seeds import torch_generator
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def distil(
     seed: int,
     device: torch.device | str = "cpu",
     features: Tensor | None = None,
+    read: ReadingCallback | None = None,
 ) -> int:
     """Train `student` in place and return on how many records.
 
@@ -69,6 +71,7 @@ def distil(
         teacher: log-probabilities [N, K] of the teacher on them. Records on which its largest probability is
             below `config.confidence` are left out (all are kept should none pass).
         features: [N, D], what a fixed part of `student` makes of the images, where that is known already.
+        read: is told the loss every now and then.
     """
     sure = teacher.exp().amax(-1) >= config.confidence
     kept = sure.nonzero().flatten() if bool(sure.any()) else torch.arange(len(images))
@@ -87,7 +90,7 @@ def distil(
         )
     stream = torch_generator(seed, "distillation-batches")
     student.train()
-    for _ in range(config.steps):
+    for step in range(config.steps):
         rows = torch.randint(len(images), (config.batch,), generator=stream).to(device)
         loss = distillation_loss(trained(images[rows]), teacher[rows], config)
         optimizer.zero_grad()
@@ -96,6 +99,8 @@ def distil(
         schedule.step()
         if average is not None:
             average.update_parameters(trained)
+        if read is not None and step % READ_EVERY == 0:
+            read("distillation/loss", step, loss.item())
     if average is not None:
         trained.load_state_dict(average.module.state_dict())
     student.eval().cpu()

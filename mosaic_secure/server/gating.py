@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mosaic_secure.models.seeding import build_seeded
+from mosaic_secure.progress import READ_EVERY, ReadingCallback
 from mosaic_secure.seeds import derive_seed, torch_generator
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def train_gate(
     config: GateConfig,
     seed: int,
     device: torch.device | str = "cpu",
+    read: ReadingCallback | None = None,
 ) -> Gate:
     """Fit a gate on `device`; returns the exponential moving average of its iterates, on the CPU.
 
@@ -98,6 +100,7 @@ def train_gate(
         answers: [N, E, K], log-probabilities of the experts on labelled synthetic records.
         labels: [N], the classes that these records were drawn for.
         prior: [E], scores to start from.
+        read: is told the loss every now and then.
     """
     _, experts, classes = answers.shape
 
@@ -112,7 +115,7 @@ def train_gate(
     optimizer = torch.optim.Adam(gate.parameters(), lr=config.learning_rate)
     stream = torch_generator(seed, "gate-batches")
     gate.train()
-    for _ in range(config.steps):
+    for step in range(config.steps):
         rows = torch.randint(len(answers), (min(config.batch, len(answers)),), generator=stream).to(device)
         loss = nn.functional.nll_loss(gate(answers[rows]), labels[rows])
         # Synthetic records are easier than real ones: leaving the prior must pay for itself.
@@ -121,4 +124,6 @@ def train_gate(
         loss.backward()
         optimizer.step()
         average.update_parameters(gate)
+        if read is not None and step % READ_EVERY == 0:
+            read("gate/loss", step, loss.item())
     return average.module.eval().cpu()

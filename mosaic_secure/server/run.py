@@ -14,7 +14,7 @@ from mosaic_secure.config.layers import ONE_ARCHITECTURE
 from mosaic_secure.engine.discovery import discover
 from mosaic_secure.models.classifiers import predict_logits
 from mosaic_secure.models.global_model import build_global_model, global_options, global_seed
-from mosaic_secure.progress import Progress, ProgressCallback
+from mosaic_secure.progress import Progress, ProgressCallback, ReadingCallback
 from mosaic_secure.protocol.log import MessageLog
 from mosaic_secure.report.papers import write_papers
 from mosaic_secure.runs.artefacts import (
@@ -56,8 +56,12 @@ def lead(
     device: str,
     progress: ProgressCallback,
     ablate: bool = False,
+    read: ReadingCallback | None = None,
 ) -> dict[str, Any]:
     """Everything between the first message and the sealed directory.
+
+    Args:
+        read: is told losses of the server's own training.
 
     Returns:
         accuracy, balanced_accuracy, auc (of a local run means over clients), the same of the teacher,
@@ -81,7 +85,7 @@ def lead(
         state, scores, further = (
             (_state_of(build_global_model(plan)), {}, {})
             if method in ONE_ARCHITECTURE
-            else _build(run, plan, releases, device, test, progress)
+            else _build(run, plan, releases, device, test, progress, read)
         )
         if plan.config.fine_tune.rounds:
             model = build_global_model(plan)
@@ -120,6 +124,7 @@ def _build(
     device: str,
     test: tuple[np.ndarray, np.ndarray] | None,
     progress: ProgressCallback,
+    read: ReadingCallback | None,
 ) -> tuple[dict[str, np.ndarray], dict[str, float], Further]:
     found = run.load_stage("assembled")
     if found is not None:  # an older version kept no further scores
@@ -131,9 +136,9 @@ def _build(
     if plan.config.method == "dense":
         from mosaic_secure.server.dense import condense
 
-        made = condense(plan, releases, device, test, note)
+        made = condense(plan, releases, device, test, note, read)
     else:
-        made = assemble(plan, releases, Parts.of(plan), device, test, note)
+        made = assemble(plan, releases, Parts.of(plan), device, test, note, read=read)
     _write_experts(run, plan, made)
     _write_generators(run, plan, made, releases)
     _write_sampler(run, plan, made)

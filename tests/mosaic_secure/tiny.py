@@ -39,6 +39,8 @@ TINY: Mapping[str, Any] = {
     "engine.workers": 0,
 }
 
+SWEEP = ("--epsilons", "1,4", "--seeds", "2")
+
 FINE_TUNED: Mapping[str, Any] = {
     "fine_tune.rounds": 1,
     "fine_tune.steps": 3,
@@ -55,6 +57,19 @@ SAMPLED: Mapping[str, Any] = {
 }
 
 
+PRIVATE: Mapping[str, Any] = {
+    "clients.count": 3,
+    "data.class_names": "well,ill",
+    "data.declared_records": 40,
+    "data.population": "patients",
+    "data.image_size": 8,
+    "data.channels": 1,
+    "prototypes.encoder": "fourier",
+    "partition.kind": "given",
+    "partition.min_records": 5,
+}
+
+
 def tiny_config(**changes: Any) -> RunConfig:
     """The tiny run with dotted fields changed (``privacy__epsilon=2``)."""
     return load_config("digits", {**TINY, **_dotted(changes)})
@@ -68,6 +83,25 @@ def tiny_options(**changes: Any) -> list[str]:
 
 def _dotted(changes: Mapping[str, Any]) -> dict[str, Any]:
     return {name.replace("__", "."): value for name, value in changes.items()}
+
+
+def private_options(folder: Path) -> list[str]:
+    """Options of a run on private images, which are made in `folder`."""
+    import numpy as np
+    from PIL import Image
+
+    stream = np.random.default_rng(0)
+    for client in ("north", "south", "west"):
+        for name in ("well", "ill"):
+            place = folder / "DATA" / client / name
+            place.mkdir(parents=True)
+            for index in range(20):
+                pixels = stream.integers(0, 256, (8, 8), dtype=np.uint8)
+                Image.fromarray(pixels).save(place / f"{index}.png")
+    fields = {**TINY, **PRIVATE, "data.path": folder / "DATA"}
+    fields.pop("data.limit")
+    given = [text for name, value in fields.items() for text in ("--set", f"{name}={value}")]
+    return ["--config", "folder", *given]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,15 @@ from mosaic_secure.report.evidence.archive import write_zip
 from mosaic_secure.report.evidence.cards import model_card, synthetic_card
 from mosaic_secure.report.evidence.check import check_pack
 from mosaic_secure.report.evidence.comparison import comparison_page, comparison_record
-from mosaic_secure.report.evidence.contents import PackedRun, read_run
+from mosaic_secure.report.evidence.contents import METRICS, PackedRun, read_run
+from mosaic_secure.report.evidence.curves import (
+    RECORD,
+    PackedCurve,
+    Told,
+    curve_problems,
+    is_curve,
+    read_curve,
+)
 from mosaic_secure.report.evidence.format import INDEX, KIND, SIGNATURE, describe_signer, sign_index
 from mosaic_secure.report.evidence.front import front_page
 from mosaic_secure.runs.encoding import json_document, sha256
@@ -29,6 +37,7 @@ from privacy.storage import make_private_directory, sync_directory, write_durabl
 __all__ = ["BuiltPack", "build_pack", "default_key_path", "default_pack_path"]
 
 PAGE = "index.html"
+CURVES = "curves"
 NOT_IN_IT = (
     "weights, synthetic records, lists of members, pictures of who held what, message logs: they stay with "
     "the runs, and artefacts names each by its hash"
@@ -51,6 +60,7 @@ class BuiltPack:
             "zip": str(self.zip),
             "files": len(self.index["files"]) + 2,
             "runs": [run["run_id"] for run in self.index["runs"]],
+            "curves": [curve["name"] for curve in self.index["curves"]],
             "audits": sum(len(run["audits"]) for run in self.index["runs"]),
             "signer": self.index["signer"],
         }
@@ -77,7 +87,7 @@ def build_pack(runs: Sequence[Path], out: Path | None = None, key: Path | None =
     verifies.
 
     Args:
-        runs: run directories, each another run.
+        runs: run directories, each another run; or folders of sweeps, of which every run enters.
         out: the folder; it must not exist, nor its zip. A fresh one under evidence/ when None.
         key: file of the signing key, made on first use; the user's own when None.
 
@@ -87,21 +97,28 @@ def build_pack(runs: Sequence[Path], out: Path | None = None, key: Path | None =
     """
     target, key = out or default_pack_path(), key or default_key_path()
     _check_places(target, key, runs)
+    curves = [read_curve(path) for path in runs if is_curve(path)]
+    own = [path for path in runs if not is_curve(path)]
     packed: list[PackedRun] = []
-    for path in runs:
+    for path in (*own, *(path for curve in curves for path in curve.runs)):
         run = read_run(path)
         twin = next((other for other in packed if other.id == run.id), None)
         if twin is not None:
             raise UserError(f"run {path}: is run {run.id}, as {twin.name} is; give each run once")
         packed.append(run)
+    told = {run.id: Told.of(run.manifest, run.documents[METRICS]) for run in packed}
+    for curve in curves:
+        wrong = curve_problems(curve.record, told)
+        if wrong:
+            raise UserError(f"curve {curve.name}: {RECORD} {wrong[0]}; ask for the curve again")
     try:
         signer = SigningKey.load_or_create(key)
     except OSError as error:
         raise UserError(
             f"cannot write the signing key {key}: {error.strerror}; name another by --key"
         ) from error
-    files = _files(packed, signer)
-    data = json_document(_index(packed, files, signer))
+    files = _files(packed, len(own), curves, signer)
+    data = json_document(_index(packed, curves, files, signer))
     index = json.loads(data)  # as a reader will find it: that is what is signed
     files |= {INDEX: data, SIGNATURE: sign_index(signer, index)}
     try:
@@ -130,8 +147,13 @@ def _check_places(target: Path, key: Path, runs: Sequence[Path]) -> None:
                 raise UserError(f"{option} {place}: lies in the run {run}, which does not change")
 
 
-def _files(runs: Sequence[PackedRun], signer: SigningKey) -> dict[str, bytes]:
+def _files(
+    runs: Sequence[PackedRun], compared: int, curves: Sequence[PackedCurve], signer: SigningKey
+) -> dict[str, bytes]:
+    """All files but index and signature; the first `compared` runs were given one by one."""
     files: dict[str, bytes] = {}
+    for number, curve in enumerate(curves, 1):
+        files |= {f"{CURVES}/{number}/{name}": data for name, data in curve.files.items()}
     for run in runs:
         folder = f"runs/{run.id}"
         files |= {f"{folder}/{name}": data for name, data in run.documents.items()}
@@ -143,21 +165,26 @@ def _files(runs: Sequence[PackedRun], signer: SigningKey) -> dict[str, bytes]:
         for name, card in cards.items():
             files[f"{folder}/{name}.html"] = to_html(card).encode()
             files[f"{folder}/{name}.md"] = to_markdown(card).encode()
-    if len(runs) > 1:
-        record = comparison_record(runs)
-        page = comparison_page(runs, record)
+    if compared > 1:
+        record = comparison_record(runs[:compared])
+        page = comparison_page(runs[:compared], record)
         files["comparison.html"] = to_html(page).encode()
         files["comparison.json"] = json_document(record)
-    files[PAGE] = to_html(front_page(runs, signer.public)).encode()
+    files[PAGE] = to_html(front_page(runs, compared, curves, signer.public)).encode()
     return files
 
 
-def _index(runs: Sequence[PackedRun], files: dict[str, bytes], signer: SigningKey) -> dict[str, Any]:
+def _index(
+    runs: Sequence[PackedRun], curves: Sequence[PackedCurve], files: dict[str, bytes], signer: SigningKey
+) -> dict[str, Any]:
     return {
         "kind": KIND,
         "mosaic_secure": __version__,
         "signer": describe_signer(signer.public),
         "runs": [_entry(run, files) for run in runs],
+        "curves": [
+            {"folder": f"{CURVES}/{number}", "name": curve.name} for number, curve in enumerate(curves, 1)
+        ],
         "not_in_it": NOT_IN_IT,
         "files": {name: {"sha256": sha256(files[name]), "bytes": len(files[name])} for name in sorted(files)},
     }

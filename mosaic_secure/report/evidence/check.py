@@ -10,7 +10,15 @@ from typing import Any
 
 from mosaic_secure.errors import UserError
 from mosaic_secure.report.evidence.archive import PackFiles, digest_of, is_pack, opened, read_file, shown
-from mosaic_secure.report.evidence.contents import AUDIT, AUDIT_FILES, DOCUMENTS, LEDGERS, STATEMENT
+from mosaic_secure.report.evidence.contents import (
+    AUDIT,
+    AUDIT_FILES,
+    DOCUMENTS,
+    LEDGERS,
+    METRICS,
+    STATEMENT,
+)
+from mosaic_secure.report.evidence.curves import RECORD, Told, curve_problems
 from mosaic_secure.report.evidence.format import INDEX, SIGNATURE, Index, read_index, signature_problem
 from mosaic_secure.report.evidence.ledgers import check_ledgers
 from mosaic_secure.runs import manifest
@@ -39,6 +47,7 @@ class PackReport:
     runs: int
     audits: int
     ledgers: int
+    curves: int
     signer: str | None
     pinned: bool
     problems: tuple[str, ...]
@@ -57,6 +66,7 @@ class PackReport:
             "runs": self.runs,
             "audits": self.audits,
             "ledgers": self.ledgers,
+            "curves": self.curves,
             "signer": self.signer,
             "signer_pinned": self.pinned,
             "problems": list(self.problems),
@@ -89,7 +99,8 @@ class _Check:
         self._problems = list(files.problems)
         self._signer: str | None = None
         self._good: set[str] = set()
-        self._counts = {"files": 0, "runs": 0, "audits": 0, "ledgers": 0}
+        self._counts = {"files": 0, "runs": 0, "audits": 0, "ledgers": 0, "curves": 0}
+        self._told: dict[str, Told] = {}
 
     def report(self) -> PackReport:
         if not {INDEX, SIGNATURE} & self._files.sizes.keys():
@@ -101,8 +112,10 @@ class _Check:
             for run in index.content["runs"]:
                 try:
                     self._run(run, index)
-                except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+                except (UserError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
                     self._say(f"runs/{run['run_id']}", "its documents are not what mosaic-secure writes")
+            for folder in index.curves:
+                self._curve(folder, index)
         else:
             self._signature(None)
         return PackReport(
@@ -189,8 +202,18 @@ class _Check:
             self._counts["ledgers"] += len(ledgers["excerpts"]) if not wrong else 0
             if (entry.get("epsilon"), entry.get("delta")) != (statement["epsilon"], statement["delta"]):
                 self._say(INDEX, f"names another guarantee of run {entry['run_id']} than {STATEMENT}")
+        metrics = self._document(f"{folder}/{METRICS}", index)
+        if metrics is not None:
+            self._told[entry["run_id"]] = Told.of(content, metrics)
         for audit in self._audits(folder, index):
             self._audit(f"{folder}/audits/{audit}", content, index)
+
+    def _curve(self, folder: str, index: Index) -> None:
+        """The numbers of a sweep against those of its runs."""
+        self._counts["curves"] += 1
+        record = self._json(f"{folder}/{RECORD}", index)
+        for problem in () if record is None else curve_problems(record, self._told):
+            self._say(f"{folder}/{RECORD}", problem)
 
     def _audits(self, folder: str, index: Index) -> list[str]:
         inside = [name.split("/") for name in index.files if name.startswith(f"{folder}/audits/")]

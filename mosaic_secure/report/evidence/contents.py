@@ -24,7 +24,17 @@ from mosaic_secure.runs.encoding import parse_json
 from mosaic_secure.runs.verify import verify
 from privacy.heads import Head
 
-__all__ = ["AUDIT", "DOCUMENTS", "LEDGERS", "STATEMENT", "PackedAudit", "PackedRun", "Score", "read_run"]
+__all__ = [
+    "AUDIT",
+    "DOCUMENTS",
+    "LEDGERS",
+    "METRICS",
+    "STATEMENT",
+    "PackedAudit",
+    "PackedRun",
+    "Score",
+    "read_run",
+]
 
 STATEMENT, LEDGERS, METRICS = "privacy.json", "ledgers.json", "metrics.jsonl"
 DOCUMENTS = (STATEMENT, LEDGERS, METRICS, GLOBAL_MODEL)

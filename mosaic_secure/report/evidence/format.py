@@ -45,11 +45,13 @@ class Index:
 
     Attributes:
         content: all of it. files: name -> (SHA-256 in hexadecimal, size in bytes) of every file but the index
-            and its signature. public: the signer's 32-byte key, as the index names it.
+            and its signature. curves: folders of sweeps.
+        public: the signer's 32-byte key, as the index names it.
     """
 
     content: Mapping[str, Any]
     files: Mapping[str, tuple[str, int]]
+    curves: tuple[str, ...]
     public: bytes
 
 
@@ -85,6 +87,7 @@ def read_index(data: bytes) -> Index:
         files = {name: (entry["sha256"], entry["bytes"]) for name, entry in content["files"].items()}
         signer = content["signer"]
         runs = [run["run_id"] for run in content["runs"]]
+        curves = tuple(curve["folder"] for curve in content.get("curves", ()))
         formed = all(
             is_safe_name(name)
             and _DIGEST.fullmatch(digest)
@@ -93,6 +96,7 @@ def read_index(data: bytes) -> Index:
             for name, (digest, length) in files.items()
         )
         formed = formed and all(RUN_ID.fullmatch(run) for run in runs) and len(set(runs)) == len(runs)
+        formed = formed and all(map(is_safe_name, curves)) and len(set(curves)) == len(curves)
         public = bytes.fromhex(signer["public_key"])
         formed = formed and content["kind"] == KIND and signer == describe_signer(public)
         formed = formed and not {INDEX, SIGNATURE} & files.keys()
@@ -102,7 +106,7 @@ def read_index(data: bytes) -> Index:
         raise UserError("lacks fields of an index, or they make no sense")
     if len(files) > MOST_FILES or sum(length for _, length in files.values()) > MOST_BYTES:
         raise UserError(f"lists more than {MOST_FILES} files or {MOST_BYTES} bytes")
-    return Index(content, files, public)
+    return Index(content, files, curves, public)
 
 
 def signature_problem(data: bytes, index: Index) -> str | None:

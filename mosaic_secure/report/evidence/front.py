@@ -8,14 +8,21 @@ from mosaic_secure import __version__
 from mosaic_secure.report.audit_page import VERDICTS
 from mosaic_secure.report.document import Box, Bullets, Document, Facts, Link, Section, Table
 from mosaic_secure.report.evidence.contents import PackedRun
+from mosaic_secure.report.evidence.curves import PAGE, PackedCurve
 from mosaic_secure.report.evidence.format import describe_signer
 from mosaic_secure.report.pages import short, upper
 
 __all__ = ["front_page"]
 
 
-def front_page(runs: Sequence[PackedRun], public: bytes) -> Document:
-    """What the pack holds, who signed it (a 32-byte key), how to check it, and what it cannot show."""
+def front_page(
+    runs: Sequence[PackedRun], compared: int, curves: Sequence[PackedCurve], public: bytes
+) -> Document:
+    """What the pack holds, who signed it (a 32-byte key), how to check it, and what it cannot show.
+
+    Args:
+        compared: how many runs stand on the page of comparison. curves: as they are numbered in the pack.
+    """
     described = describe_signer(public)
     rows = tuple(
         (
@@ -29,7 +36,13 @@ def front_page(runs: Sequence[PackedRun], public: bytes) -> Document:
         )
         for run in runs
     )
-    more = (Bullets((Link("Comparison of these runs", "comparison.html"),)),) if len(runs) > 1 else ()
+    whose = "these runs" if compared == len(runs) else f"the first {compared} runs"
+    links = [Link(f"Comparison of {whose}", "comparison.html")] if compared > 1 else []
+    links += [
+        Link(f"Accuracy over epsilon: {curve.name}", f"curves/{number}/{PAGE}")
+        for number, curve in enumerate(curves, 1)
+    ]
+    more = (Bullets(tuple(links)),) if links else ()
     return Document(
         f"Evidence of {len(runs)} run{'s' if len(runs) > 1 else ''}",
         f"Made by mosaic-secure {__version__}",
@@ -78,6 +91,11 @@ def front_page(runs: Sequence[PackedRun], public: bytes) -> Document:
                             ),
                             ("metrics.jsonl", "scores on public test records, or none"),
                             ("model.json", "what the global model is built of"),
+                            *(
+                                (("curves", "accuracy, attacks and budgets over epsilon, of the runs here"),)
+                                if curves
+                                else ()
+                            ),
                             ("audits", "what attacks found, where it may be shared"),
                             ("index.json, signature.json", "the hash of every file here, and the signature"),
                         )

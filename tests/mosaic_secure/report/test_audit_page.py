@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import copy
-import html.parser
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +18,7 @@ from mosaic_secure.report.drawings import draw_curves, draw_sandwich
 from mosaic_secure.report.pictures import inversion_context
 
 from ..tiny import command, tiny_train
-
-BROWSER = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))),
-    None,
-)
+from .reading import BROWSER, read, shown_without_overflow, words
 
 pytestmark = pytest.mark.usefixtures("quick_inversion")
 
@@ -99,43 +92,6 @@ def inverted() -> dict[str, Any]:
 
 
 PICTURES = inverted()
-
-
-class Reader(html.parser.HTMLParser):
-    """Text, headings, and whatever a browser would fetch or run."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.text: list[str] = []
-        self.tags: list[str] = []
-        self.open: list[str] = []
-        self.fetched: list[str] = []
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        if tag not in ("meta", "br", "img"):
-            self.open.append(tag)
-        self.fetched += [
-            f"{tag} {name}" for name, _ in attributes if name in ("src", "href", "srcset", "onload")
-        ]
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag, f"</{tag}> closes something else"
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.text.append(data)
-
-
-def read(text: str) -> Reader:
-    reader = Reader()
-    reader.feed(text)
-    assert not reader.open
-    return reader
-
-
-def words(reader: Reader) -> str:
-    return re.sub(r"\s+", " ", " ".join(reader.text))
 
 
 @pytest.mark.parametrize("changes", [{}, TESTED, REFUTED], ids=["described", "stands", "refuted"])
@@ -249,28 +205,4 @@ def test_drawings_keep_within_their_frame():
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
 @pytest.mark.parametrize("width", [360, 1280])
 def test_a_real_browser_shows_it_without_overflow_or_error(content, tmp_path: Path, width: int):
-    """A line is added that asks the browser itself, and writes the answer where it can be read."""
-    ask = """<pre id="answer"></pre><script>
-        const page = document.documentElement, fetched = performance.getEntriesByType("resource").length;
-        document.getElementById("answer").textContent =
-            `wide ${page.scrollWidth} of ${page.clientWidth} fetched ${fetched}`;
-        </script></body>"""
-    place = tmp_path / "page.html"
-    place.write_text(page(content, **TESTED).replace("</body>", ask), encoding="utf-8")
-    options = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        f"--window-size={width},900",
-        "--enable-logging=stderr",
-    ]
-    shown = subprocess.run(
-        [BROWSER, *options, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", place.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    wide, room, fetched = map(int, re.search(r"wide (\d+) of (\d+) fetched (\d+)", shown.stdout).groups())
-    assert wide <= room and fetched == 0
-    assert "CONSOLE" not in shown.stderr
+    shown_without_overflow(page(content, **TESTED), tmp_path, width)

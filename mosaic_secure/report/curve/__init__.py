@@ -1,0 +1,1 @@
+"""`mosaic-secure curve`: what a sweep over epsilon is asked for, costs and shows."""

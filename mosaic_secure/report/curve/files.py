@@ -1,0 +1,37 @@
+"""What a curve leaves in its folder: the page, its pictures, and the numbers for programs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from mosaic_secure.report.comparison_plot import draw_comparison
+from mosaic_secure.report.curve.gather import Curve, write_data
+from mosaic_secure.report.curve.page import curve_page
+from privacy.storage import write_durably
+
+__all__ = ["FILES", "PAGE", "write_files"]
+
+PAGE = "curve.html"
+FILES = (PAGE, "curve.json", "curve.csv", "curve.svg", "curve.png")
+"""All that a curve leaves beside its runs."""
+
+
+def write_files(folder: Path, curve: Curve, command: str) -> list[Path]:
+    """Write curve.html, curve.json, curve.csv; curve.svg and curve.png where there is an accuracy to draw.
+
+    Args:
+        command: what makes the curve again.
+
+    Returns:
+        The paths, the page first.
+    """
+    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    contents = {PAGE: curve_page(curve, command, when).encode()}
+    rows = [point.row for point in curve.points]
+    rows += [point.row for points in curve.baselines.values() for point in points]
+    if any(row.accuracy is not None for row in rows):
+        contents |= {f"curve.{kind}": draw_comparison(rows, curve.title, kind) for kind in ("svg", "png")}
+    for name, data in contents.items():
+        write_durably(folder / name, data)
+    return [*(folder / name for name in contents), *write_data(folder, curve)]
