@@ -7,6 +7,9 @@ import os
 import shlex
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +147,32 @@ def test_what_was_interrupted_goes_on_and_is_charged_once(trained, monkeypatch, 
     ((slug, resumed),) = trained
     assert "epsinf" in slug and resumed and len(outcome.json["points"]) == 2
     assert charged(tmp_path / "ledgers") == begun
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on_and_is_charged_once(trained, tmp_path: Path):
+    options = ["--epsilons", "1,4", "--seeds", "1", "--baselines", "none", *tiny(), *places(tmp_path)]
+    code = "import sys; from cli.main import main; raise SystemExit(main(sys.argv[1:]))"
+    words = [sys.executable, "-c", code, "curve", *map(str, options)]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + 240
+        while not any((tmp_path / "it" / "runs").glob("*eps4-*/checkpoints/centre*")) and time.monotonic() < end:
+            assert process.poll() is None, "the sweep ended before it could be killed"
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+    begun = charged(tmp_path / "ledgers")
+    assert all(len(runs) == 2 for runs in begun.values()), "the second run had begun to release"
+    outcome = command("curve", *options, "--json")
+    assert outcome.status == 0, outcome.err
+    assert [("eps4" in name, "epsinf" in name, resumed) for name, resumed in trained] == [
+        (True, False, True),
+        (False, True, False),
+    ]
+    for party, runs in charged(tmp_path / "ledgers").items():
+        assert runs[:2] == begun[party] and len(runs) == 3
 
 
 def test_audits_and_an_ablation_are_made_once(trained, quick_inversion, monkeypatch, tmp_path: Path):
