@@ -78,10 +78,10 @@ def compare(
     from mosaic_secure.runs.directory import default_run_path
 
     tracked = Log(log, log_dir)
-    tracked.check()
     fields = options.overrides(settings, data__root=data_root)
     request = Request.parse(methods, epsilons, seeds, trust, alphas)
     cells = request.cells(lambda taken: load_config(config or "digits", taken), fields)
+    tracked.check(next((cell.config for cell in cells if cell.config.no_noise), cells[0].config))
     _warn(cells)
     if dry_run:
         show_cells(cells, out, json, FROZEN)

@@ -16,6 +16,7 @@ from cli.grid import (
     how_to_continue,
     say,
     show_cells,
+    shown_command,
     warn_once,
     without_empty_columns,
     work,
@@ -27,7 +28,6 @@ from cli.tracked import Log
 if TYPE_CHECKING:
     from mosaic_secure.report.comparison import Outcome
     from mosaic_secure.report.comparison_request import Cell
-    from mosaic_secure.report.curve.cost import Looking
     from mosaic_secure.report.curve.gather import Curve
 
 EXAMPLE = "Example: mosaic-secure curve --epsilons 0.5,1,2,4,8,inf --seeds 3 --min-accuracy 0.9"
@@ -120,19 +120,21 @@ def curve(
     its first run if they cannot pay for it.
     """
     from mosaic_secure.config import load_config
+    from mosaic_secure.report.curve.cost import cost_of_looking
     from mosaic_secure.report.curve.files import write_files
     from mosaic_secure.report.curve.gather import FROZEN
     from mosaic_secure.report.curve.request import CurveRequest, Wanted
     from mosaic_secure.runs.directory import default_run_path
 
     tracked = Log(log, log_dir)
-    tracked.check()
     fields = options.overrides(settings, data__root=data_root)
     wanted = Wanted(min_accuracy, max_epsilon, max_tpr)
     request = CurveRequest(epsilons, seeds, baselines, trust, alpha, preset, wanted)
     cells = request.cells(lambda taken: load_config(config or "digits", taken), fields)
     check_further(cells, audit, retrain, ablate)
-    looking = _looking(cells, out, ledger_dir)
+    looking = cost_of_looking(cells)
+    _check_payable(cells, out, ledger_dir)
+    tracked.check(next((cell.config for cell in cells if cell.config.no_noise), cells[0].config))
     warn_once(cells)
     (say if looking.public else warn)(looking.sentence)
     if dry_run:
@@ -158,7 +160,7 @@ def curve(
         "--out": folder,
         **tracked.options(),
     }
-    again = as_command("curve", given, settings)
+    again, told = as_command("curve", given, settings), shown_command("curve", given, settings)
     outcomes: list[Outcome] = []
 
     failed: list[dict[str, str]] = []
@@ -170,6 +172,7 @@ def curve(
 
     try:
         with terminate_as_interrupt(), worked_on(folder, cells, FROZEN):
+            _check_payable(cells, folder, ledger_dir)  # now that no other call works in this folder
             work(folder, cells, ledger_dir, outcomes, tracked)
             if audit:
                 audit_all(folder, outcomes, retrain, failed)
@@ -177,10 +180,10 @@ def curve(
                 ablate_one(folder, look().shown, outcomes, ledger_dir, failed)
     except KeyboardInterrupt:
         if outcomes:
-            write_files(folder, look(), again)
+            write_files(folder, look(), told)
         raise Interrupted(how_to_continue(again, len(outcomes), len(cells))) from None
     found = look()
-    written = write_files(folder, found, again)
+    written = write_files(folder, found, told)
     _show(found, written)
     if json:
         print_json({**found.to_dict(), "report": str(written[0]), "written": [str(path) for path in written]})
@@ -190,15 +193,15 @@ def curve(
         raise typer.Exit(FAILED)
 
 
-def _looking(cells: Sequence[Cell], out: Path | None, ledger_dir: Path | None) -> Looking:
-    """What the sweep costs; refuses what the ledgers cannot pay for, before anything is made."""
+def _check_payable(cells: Sequence[Cell], out: Path | None, ledger_dir: Path | None) -> None:
+    """Refuse what the ledgers cannot pay for, before anything is made."""
     from mosaic_secure.engine.local import ledger_place
     from mosaic_secure.report.comparison import check_request
-    from mosaic_secure.report.curve.cost import cost_of_looking
+    from mosaic_secure.report.curve.cost import check_payable
     from mosaic_secure.report.curve.gather import FROZEN
 
     begun = out is not None and check_request(out, cells, FROZEN)
-    return cost_of_looking(cells, out if begun else None, ledger_place(ledger_dir))
+    check_payable(cells, out if begun else None, ledger_place(ledger_dir))
 
 
 def _show(found: Curve, written: Sequence[Path]) -> None:
@@ -219,8 +222,9 @@ def _show(found: Curve, written: Sequence[Path]) -> None:
                     "epsilon_shown_at_least": max((b for b, _ in point.lower_bounds.values()), default=None),
                 }
             )
-    print_table(without_empty_columns(rows))
-    print()
+    if rows:
+        print_table(without_empty_columns(rows))
+        print()
     if found.ablation:
         print_table(found.ablation)
         print()

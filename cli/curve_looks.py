@@ -43,11 +43,10 @@ def check_further(cells: Sequence[Cell], audit: bool, retrain: bool, ablate: boo
 def audit_all(folder: Path, outcomes: Sequence[Outcome], retrain: bool, failed: Failures) -> None:
     """Audit every run of Mosaic that has no such audit yet; what cannot be audited is added to `failed`."""
     from cli.progress import shown
-    from mosaic_secure.errors import UserError
+    from mosaic_secure.report.comparison import in_one_line, recorded
     from mosaic_secure.report.comparison_request import REFERENCE
     from mosaic_secure.report.curve.audits import audit_run, claim_without_noise, finished_audit
     from mosaic_secure.report.remaining import in_words
-    from privacy.errors import PrivacyError
 
     cells = [done.cell for done in outcomes if done.measured is not None and done.cell.method == REFERENCE]
     missing = [cell for cell in cells if finished_audit(folder, cell, retrain) is None]
@@ -59,9 +58,9 @@ def audit_all(folder: Path, outcomes: Sequence[Outcome], retrain: bool, failed: 
         try:
             with shown() as progress:
                 audit_run(folder, cell, retrain, claim_without_noise(cells), progress)
-        except (UserError, PrivacyError) as error:
-            failed.append({"run": f"audit of {cell.slug}", "reason": str(error)})
-            say(f"[audit {number + 1}/{len(missing)}] {cell.slug} failed: {error}")
+        except Exception as error:  # a long sweep is not lost to one audit
+            failed.append({"run": f"audit of {cell.slug}", "reason": recorded(cell, error)})
+            say(f"[audit {number + 1}/{len(missing)}] {cell.slug} failed: {in_one_line(error)}")
 
 
 def ablate_one(
@@ -70,9 +69,8 @@ def ablate_one(
     """Take one further run apart, at the epsilon of a point, unless that was done before."""
     from cli.progress import shown
     from mosaic_secure.engine.local import train
-    from mosaic_secure.errors import UserError
+    from mosaic_secure.report.comparison import in_one_line, recorded
     from mosaic_secure.report.curve.ablation import ablate, finished_ablation
-    from privacy.errors import PrivacyError
 
     if point is None or finished_ablation(folder, point):
         return
@@ -86,6 +84,6 @@ def ablate_one(
     say(f"[ablation] one further run at epsilon {point.epsilon:g}")
     try:
         ablate(folder, cell, run)
-    except (UserError, PrivacyError) as error:
-        failed.append({"run": f"ablation at epsilon {point.epsilon:g}", "reason": str(error)})
-        say(f"[ablation] failed: {error}")
+    except Exception as error:
+        failed.append({"run": f"ablation at epsilon {point.epsilon:g}", "reason": recorded(cell, error)})
+        say(f"[ablation] failed: {in_one_line(error)}")

@@ -33,6 +33,22 @@ def as_command(name: str, given: Mapping[str, object], settings: Sequence[str] |
     return shlex.join(words)
 
 
+_PLACE_FIELDS = ("path", "root")
+_PLACES = ("--data-root", "--ledger-dir", "--log", "--log-dir", "--out")
+
+
+def shown_command(name: str, given: Mapping[str, object], settings: Sequence[str] | None) -> str:
+    """The same for a page that others read: without where anything lies on this machine."""
+    kept = {option: value for option, value in given.items() if option not in _PLACES}
+    config = kept.get("--config")
+    if config is not None:
+        kept["--config"] = Path(str(config)).name
+    public = [
+        text for text in settings or () if not text.partition("=")[0].strip().endswith(("path", "root"))
+    ]
+    return as_command(name, kept, public)
+
+
 def how_to_continue(command: str, tried: int, total: int) -> str:
     """The line that tells how an interrupted grid goes on."""
     return f"interrupted after {tried} of {total} runs; continue with: {command}"
@@ -102,7 +118,7 @@ def say(line: str) -> None:
 
 def without_empty_columns(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rows without the columns in which nobody has a value."""
-    kept = [name for name in rows[0] if any(row[name] is not None for row in rows)]
+    kept = [name for name in (rows[0] if rows else ()) if any(row[name] is not None for row in rows)]
     return [{name: row[name] for name in kept} for row in rows]
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from cli.output import warn
 
 if TYPE_CHECKING:
+    from mosaic_secure.config import RunConfig
     from mosaic_secure.progress import ReadingCallback
 
 __all__ = ["Log"]
@@ -23,12 +24,12 @@ class Log:
     kinds: str | None
     folder: Path
 
-    def check(self) -> None:
-        """Raise UserError for a word that names no tracker."""
+    def check(self, config: RunConfig) -> None:
+        """Raise UserError for what cannot be told, before anything is made."""
         if self.kinds is not None:
-            from mosaic_secure.runs.tracking import parse_kinds
+            from mosaic_secure.runs.tracking import check_trackers, parse_kinds
 
-            parse_kinds(self.kinds)
+            check_trackers(parse_kinds(self.kinds), self.folder, config)
 
     @contextlib.contextmanager
     def beside(self, run: Path, name: str) -> Iterator[ReadingCallback | None]:

@@ -75,8 +75,8 @@ def train(
         engine__name=engine,
     )
     tracked = Log(log, log_dir)
-    tracked.check()
     chosen = _configuration(config, fields, out, resume)
+    tracked.check(chosen)
     if dry_run:
         from cli.budget import show_plan
 

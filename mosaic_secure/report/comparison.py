@@ -28,9 +28,11 @@ __all__ = [
     "Outcome",
     "carry_out",
     "check_request",
+    "in_one_line",
     "is_done",
     "opened",
     "read_run",
+    "recorded",
     "state_of",
     "told_accuracy",
 ]
@@ -227,8 +229,18 @@ def _frozen(cells: Sequence[Cell]) -> dict[str, Any]:
 
 
 def _failed(cell: Cell, error: Exception) -> Outcome:
+    return Outcome(cell, reason=in_one_line(error), recorded=recorded(cell, error))
+
+
+def in_one_line(error: Exception) -> str:
+    """What went wrong; an error that was not foreseen with its type."""
     text = " ".join(str(error).split())
     foreseen = isinstance(error, UserError | PrivacyError)
-    reason = text if foreseen and text else f"unexpected {type(error).__name__}: {text}".rstrip(": ")
-    recorded = reason if cell.config.is_public else f"{type(error).__name__} (told on the terminal alone)"
-    return Outcome(cell, reason=reason, recorded=recorded)
+    return text if foreseen and text else f"unexpected {type(error).__name__}: {text}".rstrip(": ")
+
+
+def recorded(cell: Cell, error: Exception) -> str:
+    """The same as it may stand in a file: for private data, without its words."""
+    if cell.config.is_public:
+        return in_one_line(error)
+    return f"{type(error).__name__} (told on the terminal alone)"

@@ -8,6 +8,7 @@ is never told. A tracker that fails is given up with a warning: it does not cost
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import math
@@ -15,15 +16,17 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from mosaic_secure.config import RunConfig
 from mosaic_secure.errors import UserError
 from mosaic_secure.runs.directory import RunDirectory
 from mosaic_secure.runs.encoding import parse_json
 from mosaic_secure.runs.manifest import flat
 
-__all__ = ["KINDS", "Tracker", "Tracking", "open_trackers", "parse_kinds"]
+__all__ = ["KINDS", "Tracker", "Tracking", "check_trackers", "open_trackers", "parse_kinds"]
 
 KINDS = ("tensorboard", "mlflow")
 EXPERIMENT = "mosaic-secure"
@@ -49,13 +52,24 @@ class Tracker(Protocol):
 
 class _TensorBoard:
     def __init__(self, run: str, folder: Path) -> None:
+        self._writer = self.check(folder)(str(folder / run))
+
+    @staticmethod
+    def check(folder: Path) -> Any:
+        """The class that writes, once it is sure that it can."""
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise UserError(
                 "--log tensorboard: needs the package tensorboard; pip install 'mosaic-secure[tensorboard]'"
             ) from None
-        self._writer = SummaryWriter(str(folder / run))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(folder, os.W_OK):
+                raise PermissionError(errno.EACCES, "Permission denied")
+        except OSError as error:
+            raise UserError(f"--log-dir {folder}: cannot be written: {error.strerror or error}") from error
+        return SummaryWriter
 
     def reading(self, name: str, step: int, value: float) -> None:
         self._writer.add_scalar(name, value, step)
@@ -72,6 +86,14 @@ class _TensorBoard:
 
 class _MLflow:
     def __init__(self, run: str, folder: Path) -> None:
+        self._client, known = self.check(folder)
+        experiment = self._client.create_experiment(EXPERIMENT) if known is None else known.experiment_id
+        self._run = self._client.create_run(experiment, run_name=run).info.run_id
+        self._done = False
+
+    @staticmethod
+    def check(_folder: Path) -> tuple[Any, Any]:
+        """A client of a server that answers, and the experiment if the server has it."""
         try:
             from mlflow.tracking import MlflowClient
         except ImportError:
@@ -84,13 +106,10 @@ class _MLflow:
                 "--log mlflow: set MLFLOW_TRACKING_URI to your tracking server, such as http://localhost:5000"
             )
         try:
-            self._client = MlflowClient(place)
-            known = self._client.get_experiment_by_name(EXPERIMENT)
-            experiment = self._client.create_experiment(EXPERIMENT) if known is None else known.experiment_id
-            self._run = self._client.create_run(experiment, run_name=run).info.run_id
+            client = MlflowClient(place)
+            return client, client.get_experiment_by_name(EXPERIMENT)
         except Exception as error:
             raise UserError(f"--log mlflow: MLFLOW_TRACKING_URI does not do: {_first_line(error)}") from error
-        self._done = False
 
     def reading(self, name: str, step: int, value: float) -> None:
         self._client.log_metric(self._run, _plain(name), value, step=step)
@@ -110,7 +129,7 @@ class _MLflow:
         self._client.set_terminated(self._run, "FINISHED" if self._done else "KILLED")
 
 
-_MAKERS: Mapping[str, Callable[[str, Path], Tracker]] = {"tensorboard": _TensorBoard, "mlflow": _MLflow}
+_MAKERS: Mapping[str, Any] = {"tensorboard": _TensorBoard, "mlflow": _MLflow}
 
 
 class Tracking:
@@ -120,9 +139,13 @@ class Tracking:
         self._trackers: dict[str, Tracker] = {}
         self._warn = warn
 
-    def add(self, kind: str, tracker: Tracker) -> None:
+    def add(self, kind: str, make: Callable[[], Tracker]) -> None:
         """One more that is told."""
-        self._trackers[kind] = tracker
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                self._trackers[kind] = make()
+        except Exception as error:
+            self._give_up(kind, error)
 
     def read(self, name: str, step: int, value: float) -> None:
         """A `ReadingCallback` for training."""
@@ -145,7 +168,10 @@ class Tracking:
                     tell(tracker)
             except Exception as error:
                 del self._trackers[kind]
-                self._warn(f"--log {kind}: given up for this run, which goes on: {_first_line(error)}")
+                self._give_up(kind, error)
+
+    def _give_up(self, kind: str, error: Exception) -> None:
+        self._warn(f"--log {kind}: given up for this run, which goes on: {_first_line(error)}")
 
 
 def parse_kinds(text: str | None) -> tuple[str, ...]:
@@ -159,6 +185,19 @@ def parse_kinds(text: str | None) -> tuple[str, ...]:
     return kinds
 
 
+def check_trackers(kinds: Sequence[str], folder: Path, config: RunConfig) -> None:
+    """Refuse what cannot or must not be told, before anything is made.
+
+    Raises:
+        UserError: a package is missing, a server does not answer, a folder cannot be written; or the data are
+            private and what is released of them is not protected.
+    """
+    if not config.is_public and config.no_noise:
+        raise UserError("--log: the data are private and a run at epsilon inf protects nothing; leave it out")
+    for kind in kinds:
+        _MAKERS[kind].check(folder)
+
+
 @contextlib.contextmanager
 def open_trackers(
     kinds: Sequence[str], run: str, folder: Path, warn: Callable[[str], None]
@@ -169,13 +208,12 @@ def open_trackers(
         kinds: out of :data:`KINDS`. run: its name. folder: where TensorBoard's files go, each run in one of
             its own.
 
-    Raises:
-        UserError: a package is missing or a tracking server does not answer, before anything is made.
+    One that cannot begin is given up with a warning; `check_trackers` told before what can be told before.
     """
     tracking = Tracking(warn)
     try:
         for kind in kinds:
-            tracking.add(kind, _MAKERS[kind](run, folder))
+            tracking.add(kind, partial(_MAKERS[kind], run, folder))
         yield tracking
     finally:
         tracking.close()

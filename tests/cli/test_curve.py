@@ -157,7 +157,9 @@ def test_a_killed_sweep_goes_on_and_is_charged_once(trained, tmp_path: Path):
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         end = time.monotonic() + 240
-        while not any((tmp_path / "it" / "runs").glob("*eps4-*/checkpoints/centre*")) and time.monotonic() < end:
+        while (
+            not any((tmp_path / "it" / "runs").glob("*eps4-*/checkpoints/centre*")) and time.monotonic() < end
+        ):
             assert process.poll() is None, "the sweep ended before it could be killed"
             time.sleep(0.01)
     finally:
@@ -258,6 +260,24 @@ def test_private_data_pay_for_every_point_or_the_sweep_is_refused(trained, tmp_p
     assert again.status == 0 and len(trained) == 2  # what is charged is not asked for again
     elsewhere = command("curve", *sweep, "--out", tmp_path / "new", "--ledger-dir", tmp_path / "ledgers")
     assert "the sweep of 2 runs needs" in elsewhere.refusal and not (tmp_path / "new").exists()
+
+
+def test_a_public_test_part_tells_nothing_of_what_private_clients_hold(tmp_path: Path):
+    options = private_options(tmp_path)
+    shutil.copytree(tmp_path / "DATA" / "north", tmp_path / "TEST")
+    options += ["--set", f"data.test_path={tmp_path / 'TEST'}", "--set", "data.test_visibility=public"]
+    sweep = ["--epsilons", "1,2", "--seeds", "1", "--max-tpr", "0.05", *options, *places(tmp_path)]
+    outcome = command("curve", *sweep, "--json")
+    assert outcome.status == 0, outcome.err
+    for point in outcome.json["points"]:
+        assert point["accuracy_mean"] is not None and set(point["accuracy_by_class"]) == {"well", "ill"}
+        assert not any(point["accuracy_by_client"].values())
+    kept = [json.loads(path.read_bytes())["scores"] for path in (tmp_path / "it" / "scores").iterdir()]
+    assert len(kept) == 2 and all(not scores["by_client"] and not scores["holds"] for scores in kept)
+    # each run alone keeps epsilon 1 below 5 %; whoever saw the whole sweep may catch more
+    assert outcome.json["points"][0]["tpr_ceiling_at_fpr_0.01"] < 0.05
+    assert outcome.json["choice"]["epsilon"] is None and "Whoever saw all of them" in outcome.out
+    assert str(tmp_path) not in (tmp_path / "it" / "curve.html").read_text()
 
 
 @pytest.mark.parametrize(

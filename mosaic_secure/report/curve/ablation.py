@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mosaic_secure.config import RunConfig
+from mosaic_secure.errors import UserError
 from mosaic_secure.report.comparison_request import Cell
 from mosaic_secure.report.curve.point import Point
 from mosaic_secure.runs import manifest
@@ -30,7 +31,10 @@ def finished_ablation(folder: Path, point: Point | None) -> Ablation | None:
     path = None if point is None else _place(folder, point.epsilon)
     if path is None or not (path / manifest.MANIFEST).exists():
         return None
-    content = manifest.read(path)
+    try:
+        content = manifest.read(path)
+    except UserError:
+        return None  # damaged: `verify` says so
     if not content.get("sealed"):
         return None
     return Ablation(str(content["run_id"]), tuple(content["result"].get("ablation", ())))

@@ -9,17 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mosaic_secure.errors import UserError
 from mosaic_secure.report.attack_tables import ILLUSTRATIONS
 from mosaic_secure.report.comparison import RUNS
 from mosaic_secure.report.comparison_request import Cell
+from mosaic_secure.report.curve.cost import FALSE_ALARMS
 from mosaic_secure.runs import manifest
+from mosaic_secure.runs.directory import RunDirectory
 
 if TYPE_CHECKING:
     from mosaic_secure.progress import ProgressCallback
 
-__all__ = ["Attacked", "Audited", "audit_run", "claim_without_noise", "finished_audit"]
+__all__ = ["FAIL", "Attacked", "Audited", "audit_run", "claim_without_noise", "finished_audit"]
 
-FALSE_ALARMS = 0.01
+FAIL = "fail"
 
 
 @dataclass(frozen=True)
@@ -57,30 +60,35 @@ def claim_without_noise(cells: Sequence[Cell]) -> float:
 
 
 def finished_audit(folder: Path, cell: Cell, retrain: bool) -> Audited | None:
-    """The newest finished audit of a run that looked at what is asked for, one with canaries first; or None.
+    """The newest finished audit of a run that looked at what is asked for; or None.
+
+    One that refuted the run's own claim comes before all others, and is followed by those with canaries.
 
     Args:
         retrain: whether a fresh run with canaries must be part of it; without noise there is none.
     """
-    run = folder / RUNS / cell.slug
-    run_id, found = manifest.read(run)["run_id"], []
-    for path in (run / manifest.AUDITS).glob("*/audit.json"):
-        if path.parent.name.startswith("."):
+    place = folder / RUNS / cell.slug
+    of = manifest.read(place)
+    found = []
+    for path in sorted((place / manifest.AUDITS).glob("*")):
+        if path.name.startswith("."):
             continue  # at work, or left by one that was killed
         try:
-            record = json.loads(path.read_bytes())
-            if record["schema_version"] != 2 or record["run_id"] != run_id:
-                continue
-        except (OSError, ValueError, KeyError, TypeError):
+            record = json.loads(RunDirectory.open(path).read_bytes("audit.json"))
+        except (UserError, OSError, ValueError):
             continue  # not whole: it is made anew
-        enough = not retrain or record["epsilon_lower_bound"] is not None or cell.config.no_noise
+        named = (record.get("schema_version"), record.get("run_id"), record.get("run_digest"))
+        if named != (2, of["run_id"], of["digest"]):
+            continue
+        tested = record["epsilon_lower_bound"] is not None
+        enough = not retrain or tested or cell.config.no_noise
         own = cell.config.no_noise or record["epsilon_claimed"] == record["epsilon_of_the_run"]
-        if enough and own:
-            found.append((path.stat().st_mtime_ns, path, record))
+        if own and (enough or record["verdict"] == FAIL):
+            found.append(((record["verdict"] == FAIL, tested, path.name), path, record))
     if not found:
         return None
-    _, path, record = max(found, key=lambda one: (one[2]["epsilon_lower_bound"] is not None, one[0]))
-    return _audited(record, path.parent.relative_to(folder))
+    _, path, record = max(found, key=lambda one: one[0])
+    return _audited(record, path.relative_to(folder))
 
 
 def audit_run(

@@ -17,14 +17,16 @@ class Candidate:
 
     Attributes:
         accuracy, low: mean over seeds and lower end of its 95 % interval, in [0, 1]; None where unknown.
-        tpr: the most that is caught at 1 % false alarms: upper end of what the audit's strongest attack
-            caught, or without an audit the ceiling of the guarantee. audited: which of the two.
+        tpr: what is held against `max_tpr`: upper end of what the audits' attacks caught at 1 % false alarms,
+            or without an audit the ceiling of the guarantee. audited: which of the two.
+        guaranteed: that ceiling in any case.
     """
 
     epsilon: float
     accuracy: float | None
     low: float | None
     tpr: float
+    guaranteed: float = 1.0
     audited: bool = False
 
 
@@ -65,7 +67,7 @@ def choose(candidates: Sequence[Candidate], wanted: Wanted) -> Choice:
     among = f" with {limits}" if limits else ""
     if not meeting:
         best = max(known, key=lambda c: c.low if c.low is not None else -1.0)
-        reached = "no interval" if best.low is None else f"an interval from {_percent(best.low)}"
+        reached = "no interval" if best.low is None else f"an interval from {_at_least(best.low)}"
         return Choice(
             None,
             f"No epsilon of this sweep{among} has an accuracy interval that lies at {goal} or above; epsilon "
@@ -75,7 +77,7 @@ def choose(candidates: Sequence[Candidate], wanted: Wanted) -> Choice:
     return Choice(
         first.epsilon,
         f"Epsilon {first.epsilon:g} is the smallest of this sweep{among} whose whole 95 % accuracy interval, "
-        f"from {_percent(first.low)}, lies at {goal} or above{_caught(first, wanted)}.",
+        f"from {_at_least(first.low)}, lies at {goal} or above{_caught(first, wanted)}.",
     )
 
 
@@ -101,11 +103,21 @@ def _nearest(finite: Sequence[Candidate], wanted: Wanted) -> str:
 def _caught(candidate: Candidate, wanted: Wanted) -> str:
     if wanted.max_tpr is None:
         return ""
-    return f" (up to {_percent(candidate.tpr)} caught: {_kind(candidate)})"
+    if not candidate.audited:
+        return f" (up to {_percent(candidate.tpr)} caught: {_kind(candidate)})"
+    rest = "limits nothing" if candidate.guaranteed >= 1 else f"allows {_percent(candidate.guaranteed)}"
+    return f" (up to {_percent(candidate.tpr)} caught: {_kind(candidate)}; the guarantee itself {rest})"
 
 
 def _kind(candidate: Candidate) -> str:
-    return "the strongest attack of the audit" if candidate.audited else "the ceiling of the guarantee"
+    return (
+        "upper end of the audits' strongest attack" if candidate.audited else "the ceiling of the guarantee"
+    )
+
+
+def _at_least(share: float | None) -> str:
+    """Rounded down: what is written must not reach more than was reached."""
+    return f"{math.floor(1000 * (share or 0.0)) / 10:.3g} %"
 
 
 def _percent(share: float) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from attacks.statistics import tpr_ceiling
 from mosaic_secure.client.session import POLICY, ledger_population
 from mosaic_secure.config import RunConfig
 from mosaic_secure.plan import build_plan
@@ -19,8 +20,9 @@ from privacy.ledger_check import LEDGER_FILE
 from privacy.ledger_check import verify as read_ledger
 from privacy.policy import ClientPolicy
 
-__all__ = ["Looking", "cost_of_looking"]
+__all__ = ["FALSE_ALARMS", "Looking", "check_payable", "cost_of_looking"]
 
+FALSE_ALARMS = 0.01
 _RELATIVE = 1e-9  # as a ledger compares its sums with its caps
 
 
@@ -33,6 +35,7 @@ class Looking:
         runs: of the sweep. releasing: those that count here: on private data all, on public data, where the
             rest stands beside them, Mosaic's with noise.
         epsilon, delta: what those charge together. Basic composition, as ledgers add up.
+        insecure: the noise follows from the seed, and nothing is protected.
     """
 
     public: bool
@@ -40,10 +43,21 @@ class Looking:
     releasing: int
     epsilon: float
     delta: float
+    insecure: bool = False
+
+    @property
+    def ceiling(self) -> float:
+        """The most that whoever saw the whole sweep catches at 1 % false alarms; 1 if nothing limits it."""
+        return tpr_ceiling(self.epsilon, min(1.0, self.delta), FALSE_ALARMS)
 
     @property
     def sentence(self) -> str:
         """For the terminal and for the page."""
+        if self.insecure:
+            return (
+                f"The noise of these {self.runs} runs follows from the seed: it protects nobody, and no "
+                "epsilon of this sweep is a guarantee."
+            )
         sums = f"epsilon {self.epsilon:.4g} and delta {self.delta:.2g}"
         if self.public:
             return (
@@ -54,18 +68,38 @@ class Looking:
         return (
             f"These data are private, and every point of a sweep is a release: its {self.releasing} runs "
             f"charge each client {sums} in all (basic composition), whichever of them is used in the "
-            "end. Choosing among them costs nothing more: the choice follows from what is released."
+            f"end. Whoever saw all of them, as a server does, may catch {self._caught} of members at 1 % "
+            "false alarms. Choosing among them costs nothing more: the choice follows from what is released."
         )
+
+    @property
+    def _caught(self) -> str:
+        return "any share" if self.ceiling >= 1 else f"up to {100 * self.ceiling:.3g} %"
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {**vars(self), "sentence": self.sentence}
+        return {**vars(self), "sentence": self.sentence, "tpr_ceiling_at_fpr_0.01": self.ceiling}
 
 
-def cost_of_looking(cells: Sequence[Cell], folder: Path | None, ledger_dir: Path) -> Looking:
-    """What the sweep costs, once it is sure that every client can pay for what is not yet charged of it.
+def cost_of_looking(cells: Sequence[Cell]) -> Looking:
+    """What a sweep costs. No record and no ledger is read."""
+    costs = _costs(cells)
+    public = cells[0].config.is_public
+    own = [c for c in cells if c.method == REFERENCE and math.isfinite(c.epsilon)] if public else cells
+    return Looking(
+        public=public,
+        runs=len(cells),
+        releasing=len(own),
+        epsilon=math.fsum(costs[cell.slug][0] for cell in own),
+        delta=math.fsum(costs[cell.slug][1] for cell in own),
+        insecure=cells[0].config.privacy.insecure_reproducible_noise,
+    )
 
-    No record is read, and nothing is charged.
+
+def check_payable(cells: Sequence[Cell], folder: Path | None, ledger_dir: Path) -> None:
+    """Make sure that every client can pay for what is not yet charged of a sweep; nothing is charged.
+
+    Nothing is set aside either: another run on the same ledgers may come between.
 
     Args:
         folder: of the sweep, whose runs may have been charged before; None for a new one.
@@ -82,15 +116,6 @@ def cost_of_looking(cells: Sequence[Cell], folder: Path | None, ledger_dir: Path
     for population, own in homes.items():
         for client in own[0].config.client_ids:
             _check(ledger_dir / population / client, client, own, costs, folder)
-    public = cells[0].config.is_public
-    own = [c for c in cells if c.method == REFERENCE and math.isfinite(costs[c.slug][0])] if public else cells
-    return Looking(
-        public=public,
-        runs=len(cells),
-        releasing=len(own),
-        epsilon=math.fsum(costs[cell.slug][0] for cell in own),
-        delta=math.fsum(costs[cell.slug][1] for cell in own),
-    )
 
 
 def _costs(cells: Sequence[Cell]) -> dict[str, tuple[float, float]]:

@@ -6,11 +6,11 @@ import time
 from pathlib import Path
 
 from mosaic_secure.report.comparison_plot import draw_comparison
-from mosaic_secure.report.curve.gather import Curve, write_data
+from mosaic_secure.report.curve.gather import Curve, data_of
 from mosaic_secure.report.curve.page import curve_page
 from privacy.storage import write_durably
 
-__all__ = ["FILES", "PAGE", "write_files"]
+__all__ = ["FILES", "PAGE", "contents_of", "write_files"]
 
 PAGE = "curve.html"
 FILES = (PAGE, "curve.json", "curve.csv", "curve.svg", "curve.png")
@@ -26,12 +26,17 @@ def write_files(folder: Path, curve: Curve, command: str) -> list[Path]:
     Returns:
         The paths, the page first.
     """
-    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    contents = contents_of(curve, command, time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()))
+    for name, data in contents.items():
+        write_durably(folder / name, data)
+    return [folder / name for name in contents]
+
+
+def contents_of(curve: Curve, command: str, when: str) -> dict[str, bytes]:
+    """File name -> bytes, the page first."""
     contents = {PAGE: curve_page(curve, command, when).encode()}
     rows = [point.row for point in curve.points]
     rows += [point.row for points in curve.baselines.values() for point in points]
     if any(row.accuracy is not None for row in rows):
         contents |= {f"curve.{kind}": draw_comparison(rows, curve.title, kind) for kind in ("svg", "png")}
-    for name, data in contents.items():
-        write_durably(folder / name, data)
-    return [*(folder / name for name in contents), *write_data(folder, curve)]
+    return contents | data_of(curve, command, when)

@@ -11,23 +11,22 @@ from typing import Any
 
 from attacks.statistics import tpr_ceiling
 from mosaic_secure.config import RunConfig, config_hash
-from mosaic_secure.errors import UserError
-from mosaic_secure.report.comparison import RUNS, Outcome
+from mosaic_secure.report.comparison import RUNS, Outcome, recorded
 from mosaic_secure.report.comparison_request import REFERENCE, Cell
 from mosaic_secure.report.comparison_table import Row, summarise
 from mosaic_secure.report.curve.ablation import Ablation, finished_ablation
-from mosaic_secure.report.curve.audits import FALSE_ALARMS, finished_audit
+from mosaic_secure.report.curve.audits import FAIL, finished_audit
 from mosaic_secure.report.curve.choice import Choice, choose
-from mosaic_secure.report.curve.cost import Looking
+from mosaic_secure.report.curve.cost import FALSE_ALARMS, Looking
 from mosaic_secure.report.curve.point import Point
+from mosaic_secure.report.curve.published import published
 from mosaic_secure.report.curve.request import Wanted
 from mosaic_secure.report.curve.scores import scores_of
 from mosaic_secure.runs import manifest
 from mosaic_secure.runs.directory import RunDirectory
 from mosaic_secure.runs.encoding import json_document, jsonable
-from privacy.storage import write_durably
 
-__all__ = ["FROZEN", "RECORD", "Curve", "gather", "write_data"]
+__all__ = ["FROZEN", "RECORD", "Curve", "data_of", "gather"]
 
 FROZEN, RECORD = "sweep.json", "curve.json"
 
@@ -37,7 +36,7 @@ class Curve:
     """All that a sweep has found so far.
 
     Attributes:
-        title: data, clients and how records are dealt. config: of one of its runs of Mosaic.
+        title: data, clients and how records are dealt. config: of its first run of Mosaic.
         points: of Mosaic, by epsilon; an infinite one is the ceiling without noise. baselines: by method.
         failed: runs that have not ended, with the reason. ended, planned: how many runs have, and there are.
         choice: None where nothing was asked. looking: what the sweep costs.
@@ -78,8 +77,13 @@ class Curve:
             f"epsilon {point.epsilon:g}, seed {seed}: {audit.sentence}"
             for point in self.points
             for seed, audit in sorted(point.audits.items())
-            if audit.verdict == "fail"
+            if point.promises and audit.verdict == FAIL
         )
+
+    @property
+    def statement(self) -> Mapping[str, Any]:
+        """The guarantee of the point shown, as its privacy.json states it; empty before any run has ended."""
+        return {} if self.shown is None else self.shown.statement
 
     def to_dict(self) -> dict[str, Any]:
         """For curve.json and ``--json``."""
@@ -104,6 +108,8 @@ class Curve:
                 "runs_ended": self.ended,
                 "runs_planned": self.planned,
                 "public": self.config.is_public,
+                "guarantee": {name: self.statement.get(name) for name in _GUARANTEE},
+                "published": [vars(one) for one in published(self.config.data.dataset)],
                 "config_hash": config_hash(self.config),
                 "notes": list(self.notes),
             }
@@ -124,11 +130,16 @@ def gather(
         folder: of the sweep. cells: all its runs. wanted: by what to choose. looking: what the sweep costs.
         failed: what else did not work, as run and reason.
     """
+    cells = sorted(cells, key=_order)
+    outcomes = sorted(outcomes, key=lambda outcome: _order(outcome.cell))
     table = summarise(cells, outcomes)
     ended = [outcome.cell for outcome in outcomes if outcome.measured is not None]
     damaged: list[Mapping[str, str]] = []
     points = sorted(
-        (_point(folder, row, [cell for cell in ended if _of(row, cell)], damaged) for row in table.rows),
+        (
+            _point(folder, row, [cell for cell in ended if _of(row, cell)], looking, damaged)
+            for row in table.rows
+        ),
         key=lambda point: point.epsilon,
     )
     own = tuple(point for point in points if point.row.method == REFERENCE)
@@ -141,7 +152,7 @@ def gather(
         failed=(*table.failed, *failed, *damaged),
         ended=len(ended),
         planned=len(cells),
-        choice=choose([point.candidate for point in own], wanted) if wanted.anything else None,
+        choice=_choice(own, wanted, looking) if wanted.anything else None,
         wanted=wanted,
         looking=looking,
         notes=tuple(note for note in table.notes if not note.startswith("differences")),
@@ -149,22 +160,42 @@ def gather(
     return replace(found, taken_apart=finished_ablation(folder, found.shown))
 
 
-def write_data(folder: Path, curve: Curve) -> list[Path]:
-    """Write curve.json and curve.csv."""
-    contents = {RECORD: json_document(curve.to_dict()), "curve.csv": _csv(curve).encode()}
-    for name, data in contents.items():
-        write_durably(folder / name, data)
-    return [folder / name for name in contents]
+def data_of(curve: Curve, command: str, when: str) -> dict[str, bytes]:
+    """curve.json and curve.csv.
+
+    Args:
+        command: what makes the curve again. when: UTC, to the minute.
+    """
+    record = {**curve.to_dict(), "command": command, "when": when}
+    return {RECORD: json_document(record), "curve.csv": _csv(curve).encode()}
 
 
 def _of(row: Row, cell: Cell) -> bool:
     return (row.method, row.epsilon_target) == (cell.method, cell.epsilon)
 
 
-def _point(folder: Path, row: Row, cells: Sequence[Cell], damaged: list[Mapping[str, str]]) -> Point:
+def _order(cell: Cell) -> tuple[Any, ...]:
+    """Mosaic first, then by name; by epsilon and seed."""
+    return cell.method != REFERENCE, cell.method, cell.epsilon, cell.seed
+
+
+def _choice(points: Sequence[Point], wanted: Wanted, looking: Looking) -> Choice:
+    """A refuted epsilon is not chosen, and none where the noise protects nobody."""
+    if looking.insecure:
+        return Choice(None, "No epsilon is chosen: the noise of these runs follows from the seed.")
+    left = [point.candidate for point in points if not point.refuted]
+    if not left and points:
+        return Choice(None, "No epsilon is chosen: audits refute what the runs promise.")
+    return choose(left, wanted)
+
+
+def _point(
+    folder: Path, row: Row, cells: Sequence[Cell], looking: Looking, damaged: list[Mapping[str, str]]
+) -> Point:
     """A point with what its sealed runs show; a run that cannot be read is added to `damaged`."""
-    ceiling = tpr_ceiling(row.epsilon_spent, row.delta, FALSE_ALARMS)
-    scores, audits, mechanisms, runs = {}, {}, (), {}
+    ceiling = 1.0 if looking.insecure else tpr_ceiling(row.epsilon_spent, row.delta, FALSE_ALARMS)
+    scores, audits, runs = {}, {}, {}
+    statement: Mapping[str, Any] = {}
     for cell in cells:
         try:
             runs[cell.seed] = manifest.read(folder / RUNS / cell.slug)["run_id"]
@@ -172,19 +203,21 @@ def _point(folder: Path, row: Row, cells: Sequence[Cell], damaged: list[Mapping[
                 continue
             scores[cell.seed] = scores_of(folder, cell)
             audits[cell.seed] = finished_audit(folder, cell, retrain=False)
-            mechanisms = RunDirectory.open(folder / RUNS / cell.slug).read_json("privacy.json")["mechanisms"]
-        except UserError as error:
-            damaged.append({"run": cell.slug, "reason": " ".join(str(error).split())})
+            statement = RunDirectory.open(folder / RUNS / cell.slug).read_json("privacy.json")
+        except Exception as error:
+            damaged.append({"run": cell.slug, "reason": recorded(cell, error)})
     return Point(
         row=row,
         ceiling=ceiling,
+        exposed=None if looking.public else looking.ceiling,
         runs=runs,
         scores={seed: found for seed, found in scores.items() if found is not None},
         audits={seed: found for seed, found in audits.items() if found is not None},
-        mechanisms=mechanisms,
+        statement=statement,
     )
 
 
+_GUARANTEE = ("unit", "neighbours", "delta", "trust", "honest_clients", "clients", "randomness")
 _LEFT_OUT = (
     "runs",
     "accuracy_by_class",

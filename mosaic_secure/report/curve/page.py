@@ -9,12 +9,12 @@ from typing import Any
 from attacks.statistics import tpr_ceiling
 from mosaic_secure import __version__
 from mosaic_secure.config import config_hash
-from mosaic_secure.report.curve.audits import FALSE_ALARMS
+from mosaic_secure.report.curve.cost import FALSE_ALARMS
 from mosaic_secure.report.curve.drawings import Mark, Scale, Series, draw_bars, draw_over_epsilon
 from mosaic_secure.report.curve.gather import Curve
-from mosaic_secure.report.curve.point import Mean, Point
+from mosaic_secure.report.curve.point import Mean, Point, mean_of
 from mosaic_secure.report.curve.published import Published, published
-from mosaic_secure.report.curve.sentences import what_to_see
+from mosaic_secure.report.curve.sentences import EXTREMES, Spread, extreme, guarantee_of, what_to_see
 from mosaic_secure.report.pages import percent, render
 
 __all__ = ["curve_page"]
@@ -22,7 +22,6 @@ __all__ = ["curve_page"]
 MOSAIC = "mosaic"
 _FEWEST, _MOST = 0.001, 1.0  # of members caught, as the picture shows them
 _MOST_LINES = 8
-_EXTREMES = {"worst": min, "median": None, "best": max}
 
 
 def curve_page(curve: Curve, command: str, when: str) -> str:
@@ -57,6 +56,11 @@ def curve_page(curve: Curve, command: str, when: str) -> str:
         tested=any(point.lower_bounds for point in curve.points),
         scored=any(point.scores for point in curve.points),
         headline=_headline(curve),
+        facts=guarantee_of(curve),
+        extremes={"class": _extremes(curve, _class_values), "client": _extremes(curve, _client_values)},
+        exposed=None if curve.looking.public else curve.looking.ceiling,
+        distributed=curve.config.privacy.trust == "distributed",
+        audits=sum(len(point.audits) for point in curve.points),
         epsilon=_epsilon,
         ceiling_of=lambda point: "nothing" if point.ceiling >= 1 else percent(point.ceiling),
         false_alarms=FALSE_ALARMS,
@@ -113,8 +117,12 @@ def _accuracy(curve: Curve, anchors: Sequence[Published]) -> str:
 
 
 def _runs(point: Point) -> list[str]:
+    return _each(point.row.by_seed)
+
+
+def _each(values: Mapping[int, float]) -> list[str]:
     """A line for each run, as many as a small panel holds."""
-    lines = [f"seed {seed}: {percent(value)}" for seed, value in sorted(point.row.by_seed.items())]
+    lines = [f"seed {seed}: {percent(value)}" for seed, value in sorted(values.items())]
     rest = len(lines) - _MOST_LINES
     return lines if rest <= 0 else [*lines[:_MOST_LINES], f"and {rest} more, in the table"]
 
@@ -139,7 +147,13 @@ def _attacks(curve: Curve) -> str:
     ]
     for name in dict.fromkeys(name for point in curve.points for name in point.caught):
         marks = [
-            _mark(p.epsilon, Mean(p.caught[name].rate, (p.caught[name].low, p.caught[name].high)))
+            _mark(
+                p.epsilon,
+                Mean(p.caught[name].rate, (p.caught[name].low, p.caught[name].high)),
+                *_each(
+                    {s: found.attacks[name].rate for s, found in p.audits.items() if name in found.attacks}
+                ),
+            )
             for p in curve.points
             if name in p.caught
         ]
@@ -174,7 +188,7 @@ def _bounds(curve: Curve) -> str:
         Series("most that so many canaries could show", could, joined=False, plain=True),
     ]
     most = 1.1 * max(value for _, value in claims + [(0, mark.value) for mark in shown + could])
-    step = next(s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10, 100) if most / s <= 8)
+    step = next((s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if most / s <= 8), most / 8)
     ticks = {step * n: f"{step * n:g}" for n in range(int(most / step) + 1)}
     scale = Scale("epsilon", ticks, 0.0, most)
     return draw_over_epsilon("Epsilon from below", scale, series, {"claimed": claims})
@@ -191,23 +205,28 @@ def _client_values(point: Point) -> dict[int, list[float]]:
     return {seed: list(found.values()) for seed, found in point.by_client.items()}
 
 
-def _spread(curve: Curve, name: str, values: Any) -> str:
+def _spread(curve: Curve, name: str, values: Spread) -> str:
     """Worst, median and best of many over epsilon, each in the mean over seeds."""
-    from statistics import median
-
-    from mosaic_secure.report.curve.point import mean_of
-
     series = []
-    for kind, pick in _EXTREMES.items():
-        marks = []
-        for point in curve.points:
-            found = [(pick or median)(shares) for shares in values(point).values() if shares]
-            if found:
-                marks.append(_mark(point.epsilon, mean_of(found)))
+    for kind in EXTREMES:
+        found = [(point, extreme(values(point), kind)) for point in curve.points]
+        marks = [_mark(p.epsilon, mean_of(list(by.values())), *_each(by)) for p, by in found if by]
         series.append(Series(kind, marks))
     if not any(one.marks for one in series):
         return ""
     return draw_over_epsilon(f"Accuracy {name} over epsilon", _scale(f"accuracy {name}", series), series)
+
+
+def _extremes(curve: Curve, values: Spread) -> dict[str, dict[float, Mean]]:
+    """Worst, median and best -> epsilon -> what the picture shows."""
+    return {
+        kind: {
+            point.epsilon: mean_of(list(by.values()))
+            for point in curve.points
+            if (by := extreme(values(point), kind))
+        }
+        for kind in EXTREMES
+    }
 
 
 def _clients(curve: Curve) -> list[dict[str, Any]]:
@@ -234,7 +253,11 @@ def _clients(curve: Curve) -> list[dict[str, Any]]:
 
 
 def _calibration(curve: Curve) -> str:
-    marks = [_mark(point.epsilon, point.ece) for point in curve.points if point.ece is not None]
+    marks = [
+        _mark(point.epsilon, point.ece, *_each({seed: found.ece for seed, found in point.scores.items()}))
+        for point in curve.points
+        if point.ece is not None
+    ]
     if not marks:
         return ""
     series = [Series(MOSAIC, marks)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mosaic_secure.report.comparison_table import Row, mean_interval
-from mosaic_secure.report.curve.audits import Attacked, Audited
+from mosaic_secure.report.curve.audits import FAIL, Attacked, Audited
 from mosaic_secure.report.curve.choice import Candidate
 from mosaic_secure.report.curve.scores import RunScores
 
@@ -39,18 +39,26 @@ class Point:
 
     Attributes:
         row: accuracies and what was spent.
-        ceiling: the most that any attack catches at 1 % false alarms, by the guarantee of what was spent.
+        ceiling: the most that any attack catches at 1 % false alarms, by the guarantee of what one run spent.
+        exposed: the same for whoever saw all that the sweep releases of these records; None on public data,
+            where nobody's privacy is at stake.
         runs: seed -> id of its run.
         scores, audits: seed -> what was seen of its run; empty where nothing was.
-        mechanisms: the releases of one client, as privacy.json lists them; the same for every seed.
+        statement: the guarantee, as privacy.json of one of the runs has it; the same for every seed.
     """
 
     row: Row
     ceiling: float
+    exposed: float | None = None
     runs: Mapping[int, str] = field(default_factory=dict)
     scores: Mapping[int, RunScores] = field(default_factory=dict)
     audits: Mapping[int, Audited] = field(default_factory=dict)
-    mechanisms: Sequence[Mapping[str, Any]] = ()
+    statement: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def mechanisms(self) -> Sequence[Mapping[str, Any]]:
+        """The releases of one client."""
+        return self.statement.get("mechanisms", ())
 
     @property
     def epsilon(self) -> float:
@@ -91,14 +99,15 @@ class Point:
     def caught(self) -> dict[str, Attacked]:
         """Attack -> share of members caught at 1 % false alarms, in the mean over the audited seeds.
 
-        The interval is over seeds; for one seed it is that of the audit itself.
+        The interval is over seeds, and never narrower than that of any of the audits.
         """
         found: dict[str, Attacked] = {}
         every = list(self.audits.values())
-        for name in every[0].attacks if every else ():
+        for name in dict.fromkeys(name for audit in every for name in audit.attacks):
             rates = [audit.attacks[name] for audit in every if name in audit.attacks]
             mean = mean_of([rate.rate for rate in rates])
-            low, high = mean.interval or (rates[0].low, rates[0].high)
+            low, high = mean.interval or (1.0, 0.0)
+            low, high = min(low, *(rate.low for rate in rates)), max(high, *(rate.high for rate in rates))
             found[name] = Attacked(mean.value, low, high)
         return found
 
@@ -117,14 +126,21 @@ class Point:
         }
 
     @property
+    def refuted(self) -> bool:
+        """Whether an audit refutes what the point promises; a run without noise promises nothing."""
+        return self.promises and any(audit.verdict == FAIL for audit in self.audits.values())
+
+    @property
     def candidate(self) -> Candidate:
         """The point as a choice sees it."""
         caught, accuracy = self.strongest, self.accuracy
+        guaranteed = max(self.ceiling, self.exposed or 0.0)
         return Candidate(
             self.epsilon,
             None if accuracy is None else accuracy.value,
             None if self.interval is None else self.interval[0],
-            self.ceiling if caught is None else max(found.high for found in self.caught.values()),
+            guaranteed if caught is None else max(found.high for found in self.caught.values()),
+            guaranteed,
             audited=caught is not None,
         )
 
@@ -137,6 +153,7 @@ class Point:
             "accuracy_ci95": None if self.interval is None else list(self.interval),
             "attack_tpr_at_fpr_0.01": None if strongest is None else strongest[1].rate,
             "tpr_ceiling_at_fpr_0.01": self.ceiling,
+            "tpr_held_against_max_tpr": self.candidate.tpr,
             "seeds": len(self.row.seeds),
             "epsilon_lower_bound": max((bound for bound, _ in bounds.values()), default=None),
             "ece_mean": None if self.ece is None else self.ece.value,

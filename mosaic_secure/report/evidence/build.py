@@ -106,7 +106,10 @@ def build_pack(runs: Sequence[Path], out: Path | None = None, key: Path | None =
         if twin is not None:
             raise UserError(f"run {path}: is run {run.id}, as {twin.name} is; give each run once")
         packed.append(run)
-    told = {run.id: Told.of(run.manifest, run.documents[METRICS]) for run in packed}
+    told = {
+        run.id: Told.of(run.manifest, run.documents[METRICS], [audit.record for audit in run.audits])
+        for run in packed
+    }
     for curve in curves:
         wrong = curve_problems(curve.record, told)
         if wrong:

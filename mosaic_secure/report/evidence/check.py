@@ -202,11 +202,12 @@ class _Check:
             self._counts["ledgers"] += len(ledgers["excerpts"]) if not wrong else 0
             if (entry.get("epsilon"), entry.get("delta")) != (statement["epsilon"], statement["delta"]):
                 self._say(INDEX, f"names another guarantee of run {entry['run_id']} than {STATEMENT}")
+        records = [
+            self._audit(f"{folder}/audits/{audit}", content, index) for audit in self._audits(folder, index)
+        ]
         metrics = self._document(f"{folder}/{METRICS}", index)
         if metrics is not None:
-            self._told[entry["run_id"]] = Told.of(content, metrics)
-        for audit in self._audits(folder, index):
-            self._audit(f"{folder}/audits/{audit}", content, index)
+            self._told[entry["run_id"]] = Told.of(content, metrics, [r for r in records if r is not None])
 
     def _curve(self, folder: str, index: Index) -> None:
         """The numbers of a sweep against those of its runs."""
@@ -219,18 +220,19 @@ class _Check:
         inside = [name.split("/") for name in index.files if name.startswith(f"{folder}/audits/")]
         return sorted({parts[3] for parts in inside})
 
-    def _audit(self, folder: str, run: Mapping[str, Any], index: Index) -> None:
+    def _audit(self, folder: str, run: Mapping[str, Any], index: Index) -> dict[str, Any] | None:
         self._counts["audits"] += 1
         content = self._manifest(f"{folder}/{manifest.MANIFEST}", index)
         if content is not None:
             self._listed(folder, content, AUDIT_FILES, index)
         record = self._json(f"{folder}/{AUDIT}", index)
         if record is None:
-            return
+            return None
         if record.get("client_confidential") is not False:
             self._say(f"{folder}/{AUDIT}", "is client-confidential, and must not be in a pack")
         if (record.get("run_id"), record.get("run_digest")) != (run["run_id"], run["digest"]):
             self._say(f"{folder}/{AUDIT}", "is of another run")
+        return record
 
     def _listed(self, folder: str, content: Mapping[str, Any], names: tuple[str, ...], index: Index) -> None:
         """Every document that a manifest lists is here, as it was sealed, and no other passes for one."""

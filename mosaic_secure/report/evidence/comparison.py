@@ -64,7 +64,10 @@ def comparison_page(runs: Sequence[PackedRun], record: Mapping[str, Any]) -> Doc
                 "Attacks",
                 (
                     *_table(
-                        runs, record["attacks"], "No audit is in this pack.", "Of each run's last audit."
+                        runs,
+                        record["attacks"],
+                        "No audit is in this pack.",
+                        "Of the first audit that failed, else the last.",
                     ),
                     "Two runs of one configuration differ by their noise alone. Differences inside the "
                     "intervals say nothing.",
@@ -104,7 +107,7 @@ def _attacks(runs: Sequence[PackedRun]) -> Rows:
     def facts(run: PackedRun) -> dict[str, Any]:
         if not run.audits:
             return {}
-        audit = run.audits[-1]
+        audit = next((one for one in run.audits if one.record["verdict"] == "fail"), run.audits[-1])
         found: dict[str, Any] = {"audit": f"{audit.id}, {audit.record['when']}", **tested(audit)}
         del found["in words"]
         for name, row in found_by(audit, _EVERYTHING).items():

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from attacks.statistics import tpr_ceiling
+from mosaic_secure.config import RunConfig
 from mosaic_secure.errors import UserError
-from mosaic_secure.report.comparison import RUNS, told_accuracy
+from mosaic_secure.report.comparison import RUNS, Outcome, read_run, told_accuracy
+from mosaic_secure.report.comparison_request import REFERENCE, Cell
 from mosaic_secure.report.curve.ablation import FOLDER as ABLATIONS
-from mosaic_secure.report.curve.files import FILES, PAGE
-from mosaic_secure.report.curve.gather import FROZEN, RECORD
+from mosaic_secure.report.curve.audits import FAIL
+from mosaic_secure.report.curve.cost import FALSE_ALARMS, Looking
+from mosaic_secure.report.curve.files import FILES, PAGE, contents_of
+from mosaic_secure.report.curve.gather import FROZEN, RECORD, gather
+from mosaic_secure.report.curve.point import mean_of
+from mosaic_secure.report.curve.request import Wanted
 from mosaic_secure.runs import manifest
 from mosaic_secure.runs.encoding import parse_json
 
@@ -21,34 +29,43 @@ __all__ = ["FILES", "PAGE", "RECORD", "PackedCurve", "Told", "curve_problems", "
 
 @dataclass(frozen=True)
 class Told:
-    """What a packed run says of itself; `target` is the epsilon asked for, `epsilon` what was spent."""
+    """What a packed run says of itself.
+
+    Attributes:
+        target: the epsilon asked for. epsilon, delta: what was spent.
+        refuted: whether an audit of the pack refutes what the run promises.
+    """
 
     method: str
     target: float
+    seed: int
     epsilon: float
     delta: float
     accuracy: float | None
     ablation: Sequence[Any]
+    refuted: bool
 
     @classmethod
-    def of(cls, content: Mapping[str, Any], metrics: bytes) -> Told:
-        """From the run's manifest and its metrics.jsonl."""
-        result = content["result"]
+    def of(cls, content: Mapping[str, Any], metrics: bytes, audits: Sequence[Mapping[str, Any]]) -> Told:
+        """From the run's manifest, its metrics.jsonl and what audit.json of each of its audits holds."""
+        result, target = content["result"], float(content["config"]["privacy"]["epsilon"])
         rows = [parse_json(line, "metrics.jsonl") for line in metrics.splitlines()]
-        accuracy, _ = told_accuracy(result, rows)
+        own = [audit for audit in audits if audit["epsilon_claimed"] == audit["epsilon_of_the_run"]]
         return cls(
             str(content["config"]["method"]),
-            float(content["config"]["privacy"]["epsilon"]),
+            target,
+            int(content["config"]["seed"]),
             float(result["epsilon"]),
             float(result["delta"]),
-            accuracy,
+            told_accuracy(result, rows)[0],
             result.get("ablation", ()),
+            math.isfinite(target) and any(audit["verdict"] == FAIL for audit in own),
         )
 
 
 @dataclass(frozen=True)
 class PackedCurve:
-    """A sweep: the name of its folder, its files, and where each of its sealed runs lies."""
+    """A sweep: the name of its folder, its files as its runs have them now, and where each run lies."""
 
     name: str
     files: Mapping[str, bytes]
@@ -62,39 +79,82 @@ def is_curve(path: Path) -> bool:
 
 
 def read_curve(path: Path) -> PackedCurve:
-    """Read a sweep for a pack; its runs are read like any others.
+    """Read a sweep for a pack: what was asked from its files, and all else anew from its sealed runs.
+
+    So what somebody did to a page, or what came after it, such as an audit, cannot part it from its runs.
 
     Raises:
-        UserError: its page was not written yet, or runs have ended since.
+        UserError: its page was not written yet, or a run is damaged.
     """
     again = f"ask for it again: mosaic-secure curve ... --out {path}"
     try:
-        files = {name: (path / name).read_bytes() for name in FILES if (path / name).exists()}
-        record = parse_json(files[RECORD], str(path / RECORD))
-        named = set(_named(record))
-    except KeyError:
+        asked = parse_json((path / RECORD).read_bytes(), str(path / RECORD))
+        frozen = parse_json((path / FROZEN).read_bytes(), str(path / FROZEN))["runs"]
+        command, when = str(asked["command"]), str(asked["when"])
+        names = {field.name for field in dataclasses.fields(Looking)}
+        looking = Looking(**{name: value for name, value in asked["looking"].items() if name in names})
+        wanted = Wanted(**asked["wanted"])
+    except FileNotFoundError:
         raise UserError(f"curve {path}: has no {RECORD}; {again}") from None
-    except (TypeError, AttributeError) as error:
-        raise UserError(f"curve {path}: {RECORD} is not what mosaic-secure curve writes; {again}") from error
     except OSError as error:
         raise UserError(f"curve {path}: cannot be read: {error.strerror or error}") from error
-    found: dict[str, Path] = {}
-    for place in sorted([*path.glob(f"{RUNS}/*"), *path.glob(f"{ABLATIONS}/*")]):
-        if (place / manifest.MANIFEST).exists():
-            content = manifest.read(place)
-            if content["sealed"]:
-                found[str(content["run_id"])] = place
-    made = {run: place for run, place in found.items() if place.parent.name == RUNS or run in named}
-    for run in sorted(made.keys() ^ named):
-        place = made.get(run)
-        odd = f"{RECORD} names run {run}, which is not there"
-        what = odd if place is None else f"{place} has ended since"
-        raise UserError(f"curve {path}: {what}; {again}")
-    return PackedCurve(path.resolve().name, files, record, tuple(made.values()))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"curve {path}: {RECORD} is not what mosaic-secure curve writes; {again}") from error
+    looking = dataclasses.replace(looking, epsilon=float(looking.epsilon), delta=float(looking.delta))
+    sealed, open_runs = {}, []
+    for slug, config_hash in frozen.items():
+        content = _sealed(path / RUNS / slug)
+        if content is None:
+            open_runs.append({"run": slug, "reason": "has not ended"})
+            continue
+        if content["config_hash"] != config_hash:
+            raise UserError(f"curve {path}: run {slug} is of another configuration than {FROZEN} says")
+        sealed[slug] = content
+    if not sealed:
+        raise UserError(f"curve {path}: none of its runs has ended; {again}")
+    cells = [_cell(slug, RunConfig.from_dict(content["config"])) for slug, content in sealed.items()]
+    outcomes = [Outcome(cell, read_run(path / RUNS / cell.slug)) for cell in cells]
+    found = gather(path, cells, outcomes, wanted, looking, open_runs)
+    found = dataclasses.replace(found, planned=len(frozen))
+    files = contents_of(found, command, when)
+    places = [path / RUNS / slug for slug in sealed]
+    if found.taken_apart is not None:
+        places += [p for p in sorted((path / ABLATIONS).iterdir()) if _id(p) == found.taken_apart.run]
+    return PackedCurve(path.resolve().name, files, parse_json(files[RECORD], RECORD), tuple(places))
+
+
+def _sealed(place: Path) -> dict[str, Any] | None:
+    if not (place / manifest.MANIFEST).exists():
+        return None
+    content = manifest.read(place)
+    return content if content["sealed"] else None
+
+
+def _id(place: Path) -> str | None:
+    content = _sealed(place)
+    return None if content is None else str(content["run_id"])
+
+
+def _cell(slug: str, config: RunConfig) -> Cell:
+    """The cell that a sealed run was made for."""
+    return Cell(
+        slug,
+        config.method,
+        config.preset if config.method == REFERENCE else None,
+        config.privacy.trust,
+        config.partition.alpha if config.partition.kind == "dirichlet" else None,
+        config.privacy.epsilon,
+        config.seed,
+        config,
+    )
 
 
 def curve_problems(record: Mapping[str, Any], runs: Mapping[str, Told]) -> list[str]:
     """One sentence for each number of a curve.json that its runs do not bear out; none if all do.
+
+    Held against the runs: which they are, accuracies with mean and interval, what was spent, the ceiling of
+    attacks, refutations, the choice, and the ablation. Not held against anything: accuracies by class and
+    client, calibration, and shares that attacks caught.
 
     Args:
         runs: id -> what the run says, of all runs that a pack holds.
@@ -106,27 +166,70 @@ def curve_problems(record: Mapping[str, Any], runs: Mapping[str, Told]) -> list[
 
 
 def _problems(record: Mapping[str, Any], runs: Mapping[str, Told]) -> Iterator[str]:
+    seen: set[str] = set()
     for run in _named(record):
         if run not in runs:
             yield f"names run {run}, which is not in the pack"
+        if run in seen:
+            yield f"counts run {run} twice"
+        seen.add(run)
+    insecure = bool(record["looking"]["insecure"])
     for point, method in _points(record):
-        own = {seed: runs[run] for seed, run in point["runs"].items() if run in runs}
         where = f"{method} at epsilon {point['epsilon']}"
+        own = {int(seed): runs[run] for seed, run in point["runs"].items() if run in runs}
         for seed, told in sorted(own.items()):
-            if (told.method, told.target) != (method, float(point["epsilon"])):
-                yield f"{where}, seed {seed}: its run is of another method or budget"
-            if not _same(point["accuracy_by_seed"].get(seed), told.accuracy):
+            if (told.method, told.target, told.seed) != (method, float(point["epsilon"]), seed):
+                yield f"{where}, seed {seed}: its run is of another method, budget or seed"
+            if not _same(point["accuracy_by_seed"].get(str(seed)), told.accuracy):
                 yield f"{where}, seed {seed}: tells another accuracy than its run"
-        known = [told.accuracy for told in own.values() if told.accuracy is not None]
-        if known and not _same(point["accuracy_mean"], math.fsum(known) / len(known)):
+        if point["accuracy_by_seed"].keys() - point["runs"].keys() or point["seeds"] != len(point["runs"]):
+            yield f"{where}: counts runs that it does not name"
+        if not own:
+            continue
+        known = [told.accuracy for _, told in sorted(own.items()) if told.accuracy is not None]
+        mean = mean_of(known) if known else None
+        if not _same(point["accuracy_mean"], None if mean is None else mean.value):
             yield f"{where}: its mean accuracy is not that of its runs"
-        if own and not _same(float(point["epsilon_spent"]), max(told.epsilon for told in own.values())):
+        interval = None if mean is None or mean.interval is None else list(mean.interval)
+        if not _alike(point["accuracy_ci95"], interval):
+            yield f"{where}: its interval is not that of its runs"
+        epsilon, delta = (max(getattr(told, name) for told in own.values()) for name in ("epsilon", "delta"))
+        if not _same(float(point["epsilon_spent"]), epsilon):
             yield f"{where}: tells another epsilon spent than its runs"
-        if own and not _same(point["delta"], max(told.delta for told in own.values())):
+        if not _same(point["delta"], delta):
             yield f"{where}: tells another delta than its runs"
+        ceiling = 1.0 if insecure else tpr_ceiling(epsilon, delta, FALSE_ALARMS)
+        if not _same(point["tpr_ceiling_at_fpr_0.01"], ceiling):
+            yield f"{where}: tells another ceiling of attacks than follows from what was spent"
+    refuted = {run for run in _named(record) if run in runs and runs[run].refuted}
+    if refuted and not record["refuted"]:
+        yield f"does not tell that an audit refutes run {min(refuted)}"
+    choice = record["choice"]
+    chosen = None if choice is None else choice["epsilon"]
+    if chosen is not None and not _may_be_chosen(record, float(chosen), refuted):
+        yield f"chooses epsilon {chosen}, which its own rule does not allow"
     apart = record["ablation_run"]
     if apart in runs and list(runs[apart].ablation) != record["ablation"]:
         yield "tells another worth of the parts than the run that was taken apart"
+
+
+def _may_be_chosen(record: Mapping[str, Any], epsilon: float, refuted: Set[str]) -> bool:
+    wanted = record["wanted"]
+    point = next((p for p in record["points"] if float(p["epsilon"]) == epsilon), None)
+    if point is None or not math.isfinite(epsilon) or refuted & set(point["runs"].values()):
+        return False
+    low, goal = (point["accuracy_ci95"] or [None])[0], wanted["min_accuracy"]
+    return (
+        (goal is None or (low is not None and low >= goal))
+        and (wanted["max_epsilon"] is None or epsilon <= wanted["max_epsilon"])
+        and (wanted["max_tpr"] is None or point["tpr_held_against_max_tpr"] <= wanted["max_tpr"])
+    )
+
+
+def _alike(one: Sequence[float] | None, other: Sequence[float] | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return len(one) == len(other) and all(_same(a, b) for a, b in zip(one, other, strict=True))
 
 
 def _points(record: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str]]:

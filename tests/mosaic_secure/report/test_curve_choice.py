@@ -18,6 +18,17 @@ TABLE = [
 ]
 
 
+def test_an_audit_that_found_little_is_told_beside_what_the_guarantee_allows():
+    table = [Candidate(8.0, 0.94, 0.93, 0.03, 0.9997, audited=True)]
+    made = choose(table, Wanted(max_tpr=0.05))
+    assert made.epsilon == 8 and "the guarantee itself allows 100 %" in made.reason
+
+
+def test_an_interval_is_not_rounded_up_to_the_goal():
+    made = choose([Candidate(4.0, 0.93, 0.89996, 0.5)], Wanted(min_accuracy=0.9))
+    assert made.epsilon is None and "an interval from 89.9 %" in made.reason
+
+
 @pytest.mark.parametrize(
     ("wanted", "epsilon", "said"),
     [

@@ -44,6 +44,22 @@ MECHANISM = {
 LOOKING = Looking(public=True, runs=8, releasing=4, epsilon=10.0, delta=4e-4)
 
 
+def statement(epsilon: float, *mechanisms: dict[str, Any]) -> dict[str, Any]:
+    """What a page reads of a privacy.json."""
+    return {
+        "unit": "one record of one client",
+        "neighbours": "add or remove one record",
+        "guarantee": f"For each client, all that leaves it is ({epsilon:g}, 0.0001)-differentially private.",
+        "target_epsilon": epsilon,
+        "delta": 1e-4,
+        "records_of_one_person": [
+            {"records": 1, "epsilon": epsilon},
+            {"records": 5, "epsilon": 5.5 * epsilon},
+        ],
+        "mechanisms": list(mechanisms),
+    }
+
+
 def row(method: str, epsilon: float, values: tuple[float, ...]) -> Row:
     mean, low, high = mean_interval(values) if values else (None, None, None)
     by_seed = dict(enumerate(values))
@@ -86,7 +102,9 @@ def curve(**changes: Any) -> Curve:
             row=row("mosaic", epsilon, (mean - 0.01, mean + 0.01)),
             ceiling=ceiling,
             scores={0: scores(worst), 1: scores(worst)},
-            mechanisms=(MECHANISM, {**MECHANISM, "name": "counts", "share_of_mu_squared": 0.4}),
+            statement=statement(
+                epsilon, MECHANISM, {**MECHANISM, "name": "counts", "share_of_mu_squared": 0.4}
+            ),
         )
         for epsilon, mean, ceiling, worst in (
             (1.0, 0.81, 0.027, 0.41),
@@ -123,7 +141,9 @@ def attacked(verdict: str = "pass") -> Curve:
 
 
 def private() -> Curve:
-    points = tuple(Point(row=row("mosaic", e, ()), ceiling=0.1, mechanisms=(MECHANISM,)) for e in (1.0, 2.0))
+    points = tuple(
+        Point(row=row("mosaic", e, ()), ceiling=0.1, statement=statement(e, MECHANISM)) for e in (1.0, 2.0)
+    )
     looking = Looking(public=False, runs=4, releasing=4, epsilon=6.0, delta=4e-5)
     note = "no accuracy: these data have no public test part, so no run reports one"
     return curve(points=points, baselines={}, choice=None, looking=looking, notes=(note,))
@@ -206,7 +226,38 @@ def test_a_refuted_claim_stands_first():
 def test_on_private_data_nothing_but_the_cost_and_the_guarantee_is_told():
     said = words(read(page(private())))
     assert "every point of a sweep is a release" in said and "No run reports an accuracy" in said
-    assert "Who pays" not in said and "Calibration" not in said and "What the budget buys" in said
+    assert "Who pays" not in said and "calibration error" not in said and "What the budget buys" in said
+
+
+def test_on_private_data_a_ceiling_is_that_of_one_run_and_the_whole_sweep_has_its_own():
+    made = private()
+    said = words(read(page(made)))
+    assert "no attack that sees one run alone can pass 10" in said
+    assert made.looking.ceiling > 0.99 and "whoever saw the whole sweep is limited to 99.8" in said
+    exposed = dataclasses.replace(made.points[0], exposed=made.looking.ceiling)
+    assert exposed.candidate.tpr == exposed.candidate.guaranteed == made.looking.ceiling
+
+
+def test_what_stands_behind_an_epsilon_is_on_the_page():
+    said = words(read(page(curve())))
+    for phrase in (
+        "(4, 0.0001)-differentially private",
+        "0.0001",
+        "trust local",
+        "22 for 5",
+        "preset accuracy",
+    ):
+        assert phrase in said, phrase
+    config = load_config("mnist", {"privacy.trust": "distributed", "privacy.honest_clients": 8})
+    said = words(read(page(curve(config=config))))
+    assert "distributed; baselines: local" in said and "anybody can conclude" not in said
+
+
+def test_noise_from_a_seed_is_told_first_and_promises_nothing():
+    looking = dataclasses.replace(LOOKING, insecure=True)
+    text = page(curve(looking=looking))
+    assert 'class="verdict fail"' in text and "Nothing is protected" in words(read(text))
+    assert "protects nobody" in looking.sentence
 
 
 def test_what_data_are_called_cannot_become_markup():
@@ -256,10 +307,13 @@ def test_files_beside_the_page(tmp_path: Path):
 def test_a_point_tells_the_strongest_attack_and_a_choice_its_upper_end():
     point = attacked().points[1]
     assert point.strongest[0] == "model: confidence" and point.to_dict()["attack_tpr_at_fpr_0.01"] == 0.012
-    assert point.candidate.audited and point.candidate.tpr == pytest.approx(0.012)  # alike in both runs
+    assert point.candidate.audited and point.candidate.tpr == 0.03  # two runs alike make an audit no surer
     assert point.to_dict()["epsilon_lower_bound"] == 0.3
     alone = dataclasses.replace(point, audits={0: audited()})
     assert alone.candidate.tpr == 0.03  # the interval of the audit itself
+    one_has_more = {**audited().attacks, "model: another": Attacked(0.2, 0.1, 0.3)}
+    more = {0: audited(), 1: dataclasses.replace(audited(), attacks=one_has_more)}
+    assert dataclasses.replace(point, audits=more).candidate.tpr == 0.3
     assert curve().points[1].candidate.tpr == 0.544  # the ceiling of the guarantee
 
 

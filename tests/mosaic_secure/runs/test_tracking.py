@@ -41,10 +41,14 @@ def listening(monkeypatch) -> dict[str, Listening]:
     """Name of a run -> the tracker that stood in for TensorBoard beside it."""
     made: dict[str, Listening] = {}
 
-    def make(run: str, _folder: Path) -> Listening:
-        return made.setdefault(run, Listening())
+    class Make:
+        def __call__(self, run: str, _folder: Path) -> Listening:
+            return made.setdefault(run, Listening())
 
-    monkeypatch.setattr(tracking, "_MAKERS", {"tensorboard": make, "mlflow": make})
+        def check(self, _folder: Path) -> None:
+            pass
+
+    monkeypatch.setattr(tracking, "_MAKERS", {"tensorboard": Make(), "mlflow": Make()})
     return made
 
 
@@ -74,6 +78,15 @@ def test_where_private_data_lie_is_told_to_nobody(listening, tmp_path: Path):
     everything = repr((told.readings, told.parameters, told.results))
     assert told.parameters["data.dataset"] and "CLINIC" not in everything and str(tmp_path) not in everything
     assert not [name for name in told.results if name.startswith(("accuracy", "balanced", "auc"))]
+
+
+def test_nothing_of_private_data_is_told_that_no_noise_protects(listening, tmp_path: Path):
+    lifted = ["--set", "privacy.max_epsilon_per_run=inf", "--set", "privacy.max_epsilon_lifetime=inf"]
+    options = [*private_options(tmp_path / "images"), "--epsilon", "inf", *lifted]
+    places = ["--out", tmp_path / "run", "--ledger-dir", tmp_path / "ledgers"]
+    told = command("train", *options, *places, "--log", "tensorboard").refusal
+    assert "--log: the data are private and a run at epsilon inf protects nothing" in told
+    assert not listening and not (tmp_path / "run").exists()
 
 
 def test_a_tracker_that_fails_is_given_up_and_the_run_goes_on(listening, tmp_path: Path, monkeypatch):
@@ -108,6 +121,14 @@ def test_what_cannot_be_told_is_refused_before_the_run(tmp_path: Path, monkeypat
         pytest.importorskip("mlflow", reason="needs the extra mlflow")
     assert told in tiny_train(tmp_path, "--log", words).refusal
     assert not (tmp_path / "run").exists() and not (tmp_path / "ledgers").exists()
+
+
+def test_a_grid_is_refused_before_its_first_run(tmp_path: Path):
+    pytest.importorskip("tensorboard", reason="needs the extra tensorboard")
+    (tmp_path / "taken").write_text("a file")
+    places = ["--out", tmp_path / "it", "--ledger-dir", tmp_path / "ledgers", "--log-dir", tmp_path / "taken"]
+    told = command("curve", "--epsilons", "4", "--log", "tensorboard", *tiny_options(), *places).refusal
+    assert "--log-dir" in told and {path.name for path in tmp_path.iterdir()} == {"taken"}
 
 
 @pytest.mark.parametrize(

@@ -67,9 +67,14 @@ def first(record: dict[str, Any]) -> dict[str, Any]:
         (lambda r: first(r).update(accuracy_mean=0.99), "its mean accuracy is not that of its runs"),
         (lambda r: first(r).update(epsilon_spent=0.1), "tells another epsilon spent"),
         (lambda r: first(r).update(delta=1e-9), "tells another delta"),
-        (lambda r: first(r).update(epsilon=0.5), "its run is of another method or budget"),
+        (lambda r: first(r).update(epsilon=0.5), "its run is of another method, budget or seed"),
         (lambda r: first(r)["runs"].update({"0": "0" * 16}), "which is not in the pack"),
         (lambda r: r["baselines"]["central"][0]["accuracy_by_seed"].clear(), "central at epsilon 1"),
+        (lambda r: first(r).update(accuracy_ci95=[0.99, 1.0]), "its interval is not that of its runs"),
+        (lambda r: first(r).update({"tpr_ceiling_at_fpr_0.01": 0.01}), "another ceiling of attacks"),
+        (lambda r: first(r)["accuracy_by_seed"].update({"9": 0.9}), "counts runs that it does not name"),
+        (lambda r: first(r)["runs"].update({"1": first(r)["runs"]["0"]}), "twice"),
+        (lambda r: r["choice"].update(epsilon=4.0), "which its own rule does not allow"),
         (lambda r: r.update(points=7), "is not what mosaic-secure curve writes"),
         (lambda r: r.pop("ablation_run"), "is not what mosaic-secure curve writes"),
     ],
@@ -81,30 +86,34 @@ def test_a_number_that_the_runs_do_not_bear_out_is_named(packed, tmp_path: Path,
     assert any(p.startswith(f"{CURVE}: ") and told in p for p in found.json["problems"]), found.json
 
 
-def test_a_sweep_that_is_not_whole_is_refused_in_one_line(sweep, tmp_path: Path):
-    def refused(spoil: Callable[[Path], object]) -> str:
-        copy = tmp_path / "it"
-        shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(sweep[0] / "it", copy)
-        spoil(copy)
-        return command("report", copy, "--out", tmp_path / "pack", "--key", tmp_path / "key").refusal
+def test_what_somebody_did_to_the_files_does_not_enter_a_pack(sweep, packed, tmp_path: Path):
+    copy = Path(shutil.copytree(sweep[0] / "it", tmp_path / "it"))
+    record = json.loads((copy / "curve.json").read_bytes())
+    first(record)["accuracy_by_seed"]["1"] = 1.0
+    del record["baselines"]["local"]
+    (copy / "curve.json").write_bytes(json_document(record))
+    for name in ("curve.html", "curve.csv", "curve.svg"):
+        (copy / name).write_text("<script>all is well</script>")
+    outcome = command("report", copy, "--out", tmp_path / "pack", "--key", packed[1])
+    assert outcome.status == 0, outcome.err
+    for name in ("curve.html", "curve.json", "curve.csv", "curve.svg", "curve.png"):
+        assert (tmp_path / "pack/curves/1" / name).read_bytes() == (
+            packed[0] / "curves/1" / name
+        ).read_bytes()
 
-    assert "has no curve.json; ask for it again" in refused(lambda it: (it / "curve.json").unlink())
-    assert "which is not there" in refused(lambda it: shutil.rmtree(next((it / "runs").iterdir())))
 
-    def forget(it: Path) -> None:
-        record = json.loads((it / "curve.json").read_bytes())
-        del record["baselines"]["local"]
-        (it / "curve.json").write_bytes(json_document(record))
+def test_a_sweep_that_is_not_whole_says_so_and_one_that_is_none_is_refused(sweep, tmp_path: Path):
+    copy = Path(shutil.copytree(sweep[0] / "it", tmp_path / "it"))
+    shutil.rmtree(copy / "runs" / "mosaic-accuracy-local-eps4-seed1")
+    options = ["--out", tmp_path / "pack", "--key", tmp_path / "key"]
+    assert command("report", copy, *options).status == 0
+    record = json.loads((tmp_path / "pack" / CURVE).read_bytes())
+    assert (record["runs_ended"], record["runs_planned"]) == (13, 14)
+    assert record["failed"] == [{"run": "mosaic-accuracy-local-eps4-seed1", "reason": "has not ended"}]
+    assert command("verify", tmp_path / "pack").status == 0
 
-    assert "has ended since" in refused(forget)
-
-    def improve(it: Path) -> None:
-        record = json.loads((it / "curve.json").read_bytes())
-        first(record)["accuracy_by_seed"]["1"] = 1.0
-        (it / "curve.json").write_bytes(json_document(record))
-
-    assert "seed 1: tells another accuracy than its run" in refused(improve)
-    twice = command("report", sweep[0] / "it", next((sweep[0] / "it" / "runs").iterdir()))
-    assert "give each run once" in twice.refusal
-    assert not (tmp_path / "pack").exists() and not (tmp_path / "pack.zip").exists()
+    (copy / "curve.json").unlink()
+    elsewhere = ["--out", tmp_path / "other", "--key", tmp_path / "key"]
+    assert "has no curve.json; ask for it again" in command("report", copy, *elsewhere).refusal
+    twice = command("report", sweep[0] / "it", next((sweep[0] / "it" / "runs").iterdir()), *elsewhere)
+    assert "give each run once" in twice.refusal and not (tmp_path / "other").exists()
