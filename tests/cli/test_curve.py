@@ -195,7 +195,7 @@ def test_audits_and_an_ablation_are_made_once(trained, quick_inversion, monkeypa
         assert sorted(rates.values()) == sorted(found["rate"] for found in point["attacks"].values())
         assert point["attack_tpr_at_fpr_0.01"] == max(rates.values())
     assert held["attack_tpr_at_fpr_0.01"] < 0.2 and held["epsilon_lower_bound"] is None
-    assert "the strongest attack of the audit" in outcome.json["choice"]["reason"]
+    assert "upper end of the audits' strongest attack" in outcome.json["choice"]["reason"]
     parts = {row["without"]: row for row in outcome.json["ablation"]}
     assert parts["prototype expert"]["worth"] is not None and "prototype expert" in outcome.out
     page = Path(outcome.json["report"])
