@@ -66,6 +66,14 @@ def audit(
         str | None,
         typer.Option(metavar="DIR", help="The records of a run on private data.", rich_help_panel=PRIVATE),
     ] = None,
+    client: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Whose those are, if one client's alone; DIR then holds one folder a class.",
+            rich_help_panel=PRIVATE,
+        ),
+    ] = None,
     others: Annotated[
         str | None,
         typer.Option(
@@ -107,6 +115,7 @@ def audit(
         seed=seed,
         data_root=data_root,
         data=data,
+        client=client,
         others=others,
         out=out,
         ledger_dir=ledger_dir,

@@ -243,18 +243,24 @@ class _Attack:
         if not _lets_gradients_through(prototypes.encode, self.shape):
             self.left_out.append("Prototypes: no gradient passes through their encoder.")
             return
-        sums = prototypes.as_summed(derive_seed(self.seed, "noise of the prototypes"))
-        what = (
-            "A search for a picture with the code of each class's prototype. A run keeps no sums: those that "
-            "the server saw were made again from all training records, with fresh noise of the planned size."
-        )
-        yield self._matched("prototypes as the server saw them", what, prototypes, sums)
+        if self.records.complete:
+            yield self._summed(prototypes)
+        else:
+            self.left_out.append("Prototypes as the server saw them: that needs the records of all clients.")
         what = (
             "The same for prototypes that follow from the weights of the prototype expert, which the run "
             "keeps, and from how the codes of other records vary."
         )
         told = prototypes.from_weights(self.records.population)
         yield self._matched("prototypes told by the expert", what, prototypes, told)
+
+    def _summed(self, prototypes: Prototypes) -> _Found:
+        sums = prototypes.as_summed(derive_seed(self.seed, "noise of the prototypes"))
+        what = (
+            "A search for a picture with the code of each class's prototype. A run keeps no sums: those that "
+            "the server saw were made again from all training records, with fresh noise of the planned size."
+        )
+        return self._matched("prototypes as the server saw them", what, prototypes, sums)
 
     def _matched(self, name: str, what: str, prototypes: Prototypes, means: Tensor) -> _Found:
         from attacks.inversion.prototypes import invert_codes

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,7 @@ class JudgedRecords:
         members: bool [N]. clients: str [N], who trained on it; "" where nobody did.
         population: float32 [R, C, H, W], further records that nobody trained on, for attacks that need to
             know what such records look like. population_labels: int64 [R].
+        complete: whether members are of all clients, and not of one that audits its own part alone.
     """
 
     images: np.ndarray
@@ -45,6 +47,7 @@ class JudgedRecords:
     clients: np.ndarray
     population: np.ndarray
     population_labels: np.ndarray
+    complete: bool = True
 
 
 def run_config(run: RunDirectory, data_root: str | None = None, path: str | None = None) -> RunConfig:
@@ -89,48 +92,67 @@ def public_records(
     return _judged(config, *test, most, np.random.default_rng(seed))
 
 
-def private_records(config: RunConfig, others: str, *, most: int = 4000, seed: int = 0) -> JudgedRecords:
+def private_records(
+    config: RunConfig, others: str, client: str | None = None, *, most: int = 4000, seed: int = 0
+) -> JudgedRecords:
     """Training records of a run on private images, and records of the same kind from a folder of its own.
 
     To be called where the records are; what follows from them is for their clients alone.
 
     Args:
-        config: with the clients' images at `data.path`.
+        config: with the clients' images at `data.path`, or those of `client` alone: ``PATH/CLASS/image``.
         others: ``OTHERS/CLASS/image``, never trained on; half are judged, half are the population.
+        client: whose images they are; None for those of all clients.
         most, seed: as of `public_records`.
 
     Raises:
         UserError: the records cannot be read, or there are fewer than four others.
     """
-    from mosaic_secure.data.datasets import data_info, read_files
-    from mosaic_secure.data.folder import list_labelled
-
     if config.data.dataset != "folder":
         raise UserError(
             f"data.dataset = {config.data.dataset!r}: an audit of private data knows those of a folder alone"
         )
-    if not Path(others).is_dir():
-        raise UserError(f"--others {others}: is not a folder; it must hold one sub-folder a class")
-    listed = list_labelled(Path(others), data_info(config.data).class_names)
+    fresh, rng = _labelled(config, others, "--others"), np.random.default_rng(seed)
+    if client is None:
+        return _judged(config, *fresh, most, rng)
+    own = _labelled(config, str(config.data.path), "--data")
+    return replace(_judged(config, *fresh, most, rng, {client: own}), complete=False)
+
+
+def _labelled(config: RunConfig, folder: str, option: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels of ``FOLDER/CLASS/image``, at least four."""
+    from mosaic_secure.data.datasets import data_info, read_files
+    from mosaic_secure.data.folder import list_labelled
+
+    if not Path(folder).is_dir():
+        raise UserError(f"{option} {folder}: is not a folder; it must hold one sub-folder a class")
+    listed = list_labelled(Path(folder), data_info(config.data).class_names)
     if len(listed.files) < 4:
-        raise UserError(f"--others {others}: holds {len(listed.files)} images; there must be at least 4")
-    fresh = read_files(config.data, listed, np.arange(len(listed.files))).all()
-    return _judged(config, *fresh, most, np.random.default_rng(seed))
+        raise UserError(f"{option} {folder}: holds {len(listed.files)} images; there must be at least 4")
+    return read_files(config.data, listed, np.arange(len(listed.files))).all()
 
 
 def _judged(
-    config: RunConfig, images: np.ndarray, labels: np.ndarray, most: int, rng: np.random.Generator
+    config: RunConfig,
+    images: np.ndarray,
+    labels: np.ndarray,
+    most: int,
+    rng: np.random.Generator,
+    held: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> JudgedRecords:
-    """All clients' records beside one half of the given ones, which nobody trained on."""
+    """What clients hold (None: all of them) beside one half of the given records, which nobody trained on."""
     order = rng.permutation(len(labels))
     judged, rest = (np.sort(part) for part in np.array_split(order, 2))
     judged = np.sort(rng.permutation(judged)[:most])
-    parts = [load_client(config, index, config.data.root) for index in range(config.clients.count)]
-    owners = np.repeat(np.array(config.client_ids), [len(part.labels) for part in parts])
+    if held is None:
+        parts = [load_client(config, index, config.data.root) for index in range(config.clients.count)]
+        held = {name: (part.images, part.labels) for name, part in zip(config.client_ids, parts, strict=True)}
+    own_images, own_labels = (np.concatenate([part[n] for part in held.values()]) for n in (0, 1))
+    owners = np.repeat(np.array(list(held)), [len(part[1]) for part in held.values()])
     chosen = np.sort(rng.permutation(len(owners))[:most])
     return JudgedRecords(
-        images=np.concatenate([np.concatenate([part.images for part in parts])[chosen], images[judged]]),
-        labels=np.concatenate([np.concatenate([part.labels for part in parts])[chosen], labels[judged]]),
+        images=np.concatenate([own_images[chosen], images[judged]]),
+        labels=np.concatenate([own_labels[chosen], labels[judged]]),
         members=np.arange(len(chosen) + len(judged)) < len(chosen),
         clients=np.concatenate([owners[chosen], np.full(len(judged), "")]),
         population=images[rest],

@@ -33,9 +33,10 @@ class AuditRequest:
         canaries: how many of each kind, >= 10.
         seed: of everything that an audit draws, >= 0; None draws one, which nobody can know before.
         data_root: where public data lie; None takes the run's place.
-        data: the records of a run on private data, as its configuration lays them out. others: records of the
-            same kind that were never trained on. out: where the audit of such a run is left; never in the
-            run. ledger_dir: where its parties live; a rehearsal is charged to their ledgers.
+        data: the records of a run on private data, as its configuration lays them out. client: whose they
+            are, if they are those of one client alone, in one folder a class. others: records of the same kind
+            that were never trained on. out: where the audit of such a run is left; never in the run.
+            ledger_dir: where its parties live; a rehearsal is charged to their ledgers.
         classifiers: attack each client's released classifier with shadow models. shadows: how many, even.
         fpr: the rate of false alarms to report first; one of `FALSE_ALARMS`, or None for 1 %.
         pdf: print the page as well.
@@ -48,6 +49,7 @@ class AuditRequest:
     seed: int | None = None
     data_root: str | None = None
     data: str | None = None
+    client: str | None = None
     others: str | None = None
     out: str | None = None
     ledger_dir: str | None = None
@@ -96,11 +98,11 @@ def check_request(request: AuditRequest, config: RunConfig, run: Path, claim: fl
     if request.pdf:
         check_printer()
     if config.is_public:
-        for name in ("data", "others", "out"):
+        for name in ("data", "client", "others", "out"):
             if getattr(request, name):
                 raise UserError(f"--{name}: is for private data, and this run's are public; leave it out")
     else:
-        _check_private(request, run)
+        _check_private(request, run, config)
     if request.retrain and not can_retrain(config):
         raise UserError("--retrain: its canaries are for the prototypes, and this run has none")
     # Without noise nothing else is tested, and private data are not spent on a test that cannot fail.
@@ -130,7 +132,7 @@ def check_resolvable(request: AuditRequest, others: int) -> None:
         )
 
 
-def _check_private(request: AuditRequest, run: Path) -> None:
+def _check_private(request: AuditRequest, run: Path, config: RunConfig) -> None:
     for name, what in (
         ("data", "the folder of its records"),
         ("others", "records of the same kind that were never trained on"),
@@ -140,6 +142,13 @@ def _check_private(request: AuditRequest, run: Path) -> None:
             raise UserError(
                 f"--{name}: this run's data are private, so it is audited where they are; name {what}"
             )
+    if request.client is not None and request.client not in config.client_ids:
+        raise UserError(
+            f"--client {request.client}: is no client of this run; they are {config.client_ids[0]} to "
+            f"{config.client_ids[-1]}"
+        )
+    if request.client is not None and request.retrain:
+        raise UserError("--retrain: a fresh run needs the records of all clients; leave --client out")
     out, inside = Path(request.out).resolve(), run.resolve()
     if out == inside or inside in out.parents:
         raise UserError(f"--out {request.out}: lies in the run, which others may see; name another folder")

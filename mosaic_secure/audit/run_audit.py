@@ -152,7 +152,7 @@ def audit(path: str | Path, request: AuditRequest, progress: ProgressCallback | 
 def _records(run: RunDirectory, config: RunConfig, request: AuditRequest) -> JudgedRecords:
     if config.is_public:
         return public_records(run, request.data_root, seed=request.seed)
-    return private_records(config, request.others, seed=request.seed)
+    return private_records(config, request.others, request.client, seed=request.seed)
 
 
 def _not_tested(tests: tuple[CanaryTest, ...], request: AuditRequest, config: RunConfig) -> tuple[str, ...]:
@@ -173,6 +173,7 @@ def _not_tested(tests: tuple[CanaryTest, ...], request: AuditRequest, config: Ru
         *_about_canaries(request, config),
         *lacking,
         *(() if config.is_public else (WITHOUT_CHECKED_RECORDS,)),
+        *(() if request.client is None else (f"records of clients other than {request.client}",)),
         *NEVER_TESTED,
     )
 

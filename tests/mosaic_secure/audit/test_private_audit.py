@@ -88,6 +88,25 @@ def test_it_is_left_with_the_clients_and_not_in_the_run(place: Path):
     assert {path: path.stat().st_mtime_ns for path in (place / "run").rglob("*")} == before
 
 
+def test_a_client_audits_its_own_part_alone(place: Path, tmp_path: Path):
+    own = ["--client", "client-1", "--data", place / "images" / CLIENTS[1]]
+    given = ["--others", place / "others", "--out", tmp_path / "mine"]
+    outcome = command("audit", place / "run", *own, *given, "--json")
+    assert outcome.status == 0, outcome.err
+    found = outcome.json
+    (model,) = found["membership"].values()
+    assert model["members"] == 2 * 29 and model["others"] == 31 and found["client_confidential"] is True
+    assert "records of clients other than client-1" in found["not_tested"]
+    assert "needs the records of all clients" in Path(found["report"]).read_text()
+
+    def refused(*more: object) -> str:
+        return command("audit", place / "run", *more, *given).refusal
+
+    assert "--client client-9: is no client of this run" in refused("--client", "client-9", *own[2:])
+    assert "leave --client out" in refused(*own, "--retrain", "--ledger-dir", place / "ledgers")
+    assert "no class of this run" in refused("--client", "client-1", "--data", tmp_path)
+
+
 def test_no_other_ledgers_can_pay_for_a_rehearsal(place: Path, tmp_path: Path):
     """Fresh ledgers know nothing of what was spent, and would make a second run free."""
     given = ("--retrain", "--canaries", "500", "--claim", "3", "--ledger-dir")
