@@ -34,8 +34,8 @@ class AuditRequest:
         seed: of everything that an audit draws, >= 0; None draws one, which nobody can know before.
         data_root: where public data lie; None takes the run's place.
         data: the records of a run on private data, as its configuration lays them out. client: whose they
-            are, if they are those of one client alone, in one folder a class. others: records of the same kind
-            that were never trained on. out: where the audit of such a run is left; never in the run.
+            are, if they are those of one client alone, in one folder a class. others: records of the same
+            kind that were never trained on. out: where the audit of such a run is left; never in the run.
             ledger_dir: where its parties live; a rehearsal is charged to their ledgers.
         classifiers: attack each client's released classifier with shadow models. shadows: how many, even.
         fpr: the rate of false alarms to report first; one of `FALSE_ALARMS`, or None for 1 %.

@@ -165,8 +165,8 @@ def _command(audit: Mapping[str, Any]) -> str:
         words += ["--classifiers", "--shadows", str(request["shadows"])]
     if request["pipelines"]:
         words += ["--pipelines", str(request["pipelines"])]
-    for name in ("data_root", "data", "others", "out", "ledger_dir"):
-        if request[name]:
+    for name in ("data_root", "data", "client", "others", "out", "ledger_dir"):
+        if request.get(name):
             words += [f"--{name.replace('_', '-')}", request[name]]
     if request["pdf"]:
         words.append("--pdf")
