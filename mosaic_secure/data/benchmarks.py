@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,7 @@ def _digits(train: bool) -> RawRecords:
     return RawRecords(images[chosen], labels[chosen], scale=16)
 
 
+@lru_cache(maxsize=1)
 def _digits_table() -> np.ndarray:
     """scikit-learn's digits, float [1797, 65]; read without importing scikit-learn, which is slow."""
     found = importlib.util.find_spec("sklearn")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from mosaic_secure.config import RunConfig
+from mosaic_secure.config import PartitionConfig, RunConfig
 from mosaic_secure.data import folder as folders
 from mosaic_secure.data.datasets import (
     data_info,
@@ -142,8 +143,19 @@ def _public_partition(config: RunConfig, root: str | Path | None) -> tuple[np.nd
         labels, parts = listed.labels, _positions_by_client(config, listed)
     else:
         labels = read_train(config.data, root).labels
-        parts = deal(labels, config.partition, config.client_ids, config.partition_seed)
+        asked = config.partition, tuple(config.client_ids), config.partition_seed
+        if config.partition.kind == "given":  # by a file, which may change
+            parts = deal(labels, *asked)
+        else:
+            parts = [part.copy() for part in _dealt(labels.tobytes(), *asked)]
     for name, part in zip(config.client_ids, parts, strict=True):
         require_minimum(part, name, config.partition.min_records)
     require_every_class(labels[np.concatenate(parts)], info.class_names)
     return labels, parts
+
+
+@lru_cache(maxsize=8)  # a process deals the same records for every stage, and a sweep for every budget
+def _dealt(
+    labels: bytes, partition: PartitionConfig, client_ids: tuple[str, ...], seed: int
+) -> tuple[np.ndarray, ...]:
+    return tuple(deal(np.frombuffer(labels, dtype=np.int64), partition, client_ids, seed))

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mosaic_secure.config import PartitionConfig
+from mosaic_secure.config import PartitionConfig, load_config
+from mosaic_secure.data.clients import load_partition
 from mosaic_secure.data.partition import deal, dirichlet, require_minimum
 from mosaic_secure.errors import UserError
 
@@ -122,3 +123,12 @@ def test_an_absent_file_of_positions_is_named(tmp_path):
     rule = PartitionConfig(kind="given", path=str(tmp_path / "absent.json"), min_records=1)
     with pytest.raises(UserError, match="absent.json"):
         deal(some_labels(5, 2, 0), rule, names(2), 0)
+
+
+def test_what_a_caller_does_to_a_partition_reaches_no_other():
+    config = load_config("digits", {})
+    first = load_partition(config)
+    first[0][:] = 0
+    second, other = load_partition(config), load_partition(load_config("digits", {"seed": 1}))
+    assert len(np.unique(np.concatenate(second))) == sum(map(len, second))
+    assert any(not np.array_equal(a, b) for a, b in zip(second, other, strict=True))
