@@ -106,8 +106,8 @@ def test_looking_at_public_data_is_free_and_says_what_private_data_would_pay(swe
     assert "costs nobody's privacy" in outcome.err and looking["sentence"] in outcome.out
 
 
-def test_another_call_trains_nothing_and_may_choose_otherwise(sweep, trained):
-    place, outcome = sweep
+def test_another_call_trains_nothing_and_may_choose_otherwise(sweep, trained, tmp_path: Path):
+    place, outcome = Path(shutil.copytree(sweep[0], tmp_path / "copy")), sweep[1]
     before = charged(place / "ledgers")
     again = command("curve", *SWEEP, "--min-accuracy", "0.999", *tiny(), *places(place), "--json")
     assert again.status == 0 and not trained and again.json["points"] == outcome.json["points"]
@@ -220,12 +220,17 @@ def test_audits_and_an_ablation_are_made_once(trained, quick_inversion, monkeypa
     assert failed["reason"] == "too few canaries" and failed["run"].startswith("audit of mosaic")
 
 
-def test_a_refuted_claim_ends_with_status_3(sweep, monkeypatch):
-    place, _ = sweep
+def test_a_refuted_claim_ends_with_status_3_and_is_not_chosen(sweep, monkeypatch, tmp_path: Path):
+    place = Path(shutil.copytree(sweep[0], tmp_path / "copy"))
     attacks = {"model: confidence": Attacked(0.5, 0.4, 0.6)}
     found = Audited(attacks, "fail", "The claim is refuted.", 5.0, 6.0, "somewhere")
     monkeypatch.setattr("mosaic_secure.report.curve.gather.finished_audit", lambda *_, **__: found)
-    outcome = command("curve", *SWEEP, *tiny(), *places(place), "--json")
+    outcome = command("curve", *SWEEP, "--max-epsilon", "8", *tiny(), *places(place), "--json")
+    assert outcome.json["choice"] == {
+        "epsilon": None,
+        "reason": "No epsilon is chosen: audits refute what the runs promise.",
+    }
+    assert len(outcome.json["refuted"]) == 4, "a run without noise promises nothing that could be refuted"
     assert outcome.status == 3 and "refuted: epsilon 1, seed 0: The claim is refuted." in outcome.out
     assert outcome.json["points"][0]["epsilon_lower_bound"] == 5.0
 

@@ -184,7 +184,7 @@ def _choice(points: Sequence[Point], wanted: Wanted, looking: Looking) -> Choice
     if looking.insecure:
         return Choice(None, "No epsilon is chosen: the noise of these runs follows from the seed.")
     left = [point.candidate for point in points if not point.refuted]
-    if not left and points:
+    if all(point.refuted for point in points if point.promises) and any(point.promises for point in points):
         return Choice(None, "No epsilon is chosen: audits refute what the runs promise.")
     return choose(left, wanted)
 
