@@ -31,7 +31,7 @@ def guarantee_of(curve: Curve) -> list[tuple[str, str]]:
     if privacy.insecure_reproducible_noise:
         noise = "follows from the seed: it protects nobody"
     facts = [
-        (f"in words, at epsilon {stated['target_epsilon']}", stated["guarantee"]),
+        (f"in words, at epsilon {float(stated['target_epsilon']):g}", stated["guarantee"]),
         ("unit", f"{stated['unit']}; neighbours: {stated['neighbours']}"),
         ("delta, of each run", short(stated["delta"])),
         ("trust", trust),
