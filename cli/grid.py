@@ -43,9 +43,7 @@ def shown_command(name: str, given: Mapping[str, object], settings: Sequence[str
     config = kept.get("--config")
     if config is not None:
         kept["--config"] = Path(str(config)).name
-    public = [
-        text for text in settings or () if not text.partition("=")[0].strip().endswith(("path", "root"))
-    ]
+    public = [text for text in settings or () if not text.partition("=")[0].strip().endswith(_PLACE_FIELDS)]
     return as_command(name, kept, public)
 
 

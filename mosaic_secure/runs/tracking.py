@@ -153,8 +153,12 @@ class Tracking:
 
     def finish(self, path: Path) -> None:
         """Tell what the sealed run at `path` says of itself."""
-        run = RunDirectory.open(path)
-        self._each(lambda tracker: tracker.finish(_parameters(run.manifest), _results(run)))
+
+        def tell(tracker: Tracker) -> None:
+            run = RunDirectory.open(path)
+            tracker.finish(_parameters(run.manifest), _results(run))
+
+        self._each(tell)
 
     def close(self) -> None:
         """End all trackers."""

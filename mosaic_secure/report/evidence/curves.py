@@ -16,6 +16,7 @@ from mosaic_secure.report.comparison import RUNS, Outcome, read_run, told_accura
 from mosaic_secure.report.comparison_request import REFERENCE, Cell
 from mosaic_secure.report.curve.ablation import FOLDER as ABLATIONS
 from mosaic_secure.report.curve.audits import FAIL
+from mosaic_secure.report.curve.choice import Candidate, choose
 from mosaic_secure.report.curve.cost import FALSE_ALARMS, Looking
 from mosaic_secure.report.curve.files import FILES, PAGE, contents_of
 from mosaic_secure.report.curve.gather import FROZEN, RECORD, gather
@@ -204,26 +205,30 @@ def _problems(record: Mapping[str, Any], runs: Mapping[str, Told]) -> Iterator[s
     refuted = {run for run in _named(record) if run in runs and runs[run].refuted}
     if refuted and not record["refuted"]:
         yield f"does not tell that an audit refutes run {min(refuted)}"
-    choice = record["choice"]
-    chosen = None if choice is None else choice["epsilon"]
-    if chosen is not None and not _may_be_chosen(record, float(chosen), refuted):
-        yield f"chooses epsilon {chosen}, which its own rule does not allow"
+    chosen = None if record["choice"] is None else record["choice"]["epsilon"]
+    if chosen != _chosen(record, refuted):
+        yield f"chooses epsilon {chosen}, which is not what its own rule chooses"
     apart = record["ablation_run"]
     if apart in runs and list(runs[apart].ablation) != record["ablation"]:
         yield "tells another worth of the parts than the run that was taken apart"
 
 
-def _may_be_chosen(record: Mapping[str, Any], epsilon: float, refuted: Set[str]) -> bool:
-    wanted = record["wanted"]
-    point = next((p for p in record["points"] if float(p["epsilon"]) == epsilon), None)
-    if point is None or not math.isfinite(epsilon) or refuted & set(point["runs"].values()):
-        return False
-    low, goal = (point["accuracy_ci95"] or [None])[0], wanted["min_accuracy"]
-    return (
-        (goal is None or (low is not None and low >= goal))
-        and (wanted["max_epsilon"] is None or epsilon <= wanted["max_epsilon"])
-        and (wanted["max_tpr"] is None or point["tpr_held_against_max_tpr"] <= wanted["max_tpr"])
-    )
+def _chosen(record: Mapping[str, Any], refuted: Set[str]) -> float | None:
+    """The epsilon that the rule chooses from the points as they are told; a refuted one is not chosen."""
+    wanted = Wanted(**record["wanted"])
+    if record["looking"]["insecure"] or not wanted.anything:
+        return None
+    left = [point for point in record["points"] if not refuted & set(point["runs"].values())]
+    candidates = [
+        Candidate(
+            float(point["epsilon"]),
+            point["accuracy_mean"],
+            (point["accuracy_ci95"] or [None])[0],
+            point["tpr_held_against_max_tpr"],
+        )
+        for point in left
+    ]
+    return choose(candidates, wanted).epsilon
 
 
 def _alike(one: Sequence[float] | None, other: Sequence[float] | None) -> bool:

@@ -74,7 +74,7 @@ def first(record: dict[str, Any]) -> dict[str, Any]:
         (lambda r: first(r).update({"tpr_ceiling_at_fpr_0.01": 0.01}), "another ceiling of attacks"),
         (lambda r: first(r)["accuracy_by_seed"].update({"9": 0.9}), "counts runs that it does not name"),
         (lambda r: first(r)["runs"].update({"1": first(r)["runs"]["0"]}), "twice"),
-        (lambda r: r["choice"].update(epsilon=4.0), "which its own rule does not allow"),
+        (lambda r: r["choice"].update(epsilon=4.0), "which is not what its own rule chooses"),
         (lambda r: r.update(points=7), "is not what mosaic-secure curve writes"),
         (lambda r: r.pop("ablation_run"), "is not what mosaic-secure curve writes"),
     ],
