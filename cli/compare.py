@@ -17,7 +17,6 @@ from cli.grid import (
     warn_once,
     without_empty_columns,
     work,
-    worked_on,
 )
 from cli.output import print_json, print_table, warn
 from cli.tracked import Log
@@ -73,7 +72,7 @@ def compare(
 ) -> None:
     """Train with several methods and budgets, and write a table and a picture of the accuracies."""
     from mosaic_secure.config import load_config
-    from mosaic_secure.report.comparison import FROZEN
+    from mosaic_secure.report.comparison import FROZEN, opened
     from mosaic_secure.report.comparison_request import Request
     from mosaic_secure.runs.directory import default_run_path
 
@@ -101,7 +100,7 @@ def compare(
     }
     outcomes: list[Outcome] = []
     try:
-        with terminate_as_interrupt(), worked_on(folder, cells, FROZEN):
+        with terminate_as_interrupt(), opened(folder, cells, FROZEN):
             work(folder, cells, ledger_dir, outcomes, tracked)
     except KeyboardInterrupt:
         if outcomes:

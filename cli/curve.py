@@ -20,7 +20,6 @@ from cli.grid import (
     warn_once,
     without_empty_columns,
     work,
-    worked_on,
 )
 from cli.output import print_json, print_table, warn
 from cli.tracked import Log
@@ -120,6 +119,7 @@ def curve(
     its first run if they cannot pay for it.
     """
     from mosaic_secure.config import load_config
+    from mosaic_secure.report.comparison import opened
     from mosaic_secure.report.curve.cost import cost_of_looking
     from mosaic_secure.report.curve.files import write_files
     from mosaic_secure.report.curve.gather import FROZEN
@@ -162,7 +162,6 @@ def curve(
     }
     again, told = as_command("curve", given, settings), shown_command("curve", given, settings)
     outcomes: list[Outcome] = []
-
     failed: list[dict[str, str]] = []
 
     def look() -> Curve:
@@ -171,7 +170,7 @@ def curve(
         return gather(folder, cells, outcomes, wanted, looking, failed)
 
     try:
-        with terminate_as_interrupt(), worked_on(folder, cells, FROZEN):
+        with terminate_as_interrupt(), opened(folder, cells, FROZEN):
             _check_payable(cells, folder, ledger_dir)  # now that no other call works in this folder
             work(folder, cells, ledger_dir, outcomes, tracked)
             if audit:

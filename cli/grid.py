@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,15 +58,6 @@ def warn_once(cells: Sequence[Cell]) -> None:
             if cell.config.no_noise == unprotected:
                 options.warned(cell.config)
                 break
-
-
-@contextlib.contextmanager
-def worked_on(folder: Path, cells: Sequence[Cell], frozen: str) -> Iterator[None]:
-    """Nobody else works in the folder while the block runs, see `mosaic_secure.report.comparison.opened`."""
-    from mosaic_secure.report.comparison import opened
-
-    with opened(folder, cells, frozen):
-        yield
 
 
 def work(
@@ -133,7 +123,7 @@ def show_cells(
     planned: dict[tuple[Any, ...], tuple[float | None, str | None]] = {}
     rows = []
     for cell in cells:
-        same = (cell.method, cell.preset, cell.trust, cell.alpha, cell.epsilon)  # a seed changes no plan
+        same = cell.same_plan
         if same not in planned:
             try:
                 planned[same] = (build_plan(cell.config, cell.config.data.root).budget.epsilon, None)

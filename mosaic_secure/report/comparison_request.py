@@ -54,6 +54,11 @@ class Cell:
     seed: int
     config: RunConfig
 
+    @property
+    def same_plan(self) -> tuple[object, ...]:
+        """What decides its plan within one comparison: all but the seed."""
+        return self.method, self.preset, self.trust, self.alpha, self.epsilon
+
 
 @dataclass(frozen=True)
 class Request:

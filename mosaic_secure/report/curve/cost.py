@@ -123,7 +123,7 @@ def _costs(cells: Sequence[Cell]) -> dict[str, tuple[float, float]]:
     planned: dict[tuple[Any, ...], tuple[float, float]] = {}
     costs = {}
     for cell in cells:
-        same = (cell.method, cell.preset, cell.trust, cell.alpha, cell.epsilon)
+        same = cell.same_plan
         if same not in planned:
             budget = build_plan(cell.config, cell.config.data.root).budget
             insecure = cell.config.privacy.insecure_reproducible_noise
