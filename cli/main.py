@@ -7,7 +7,23 @@ from typing import Annotated
 
 import typer
 
-from cli import audit, budget, compare, configs, curve, export, ledger, predict, report, synth, train, verify
+from cli import (
+    audit,
+    budget,
+    compare,
+    configs,
+    curve,
+    doctor,
+    export,
+    keys,
+    ledger,
+    party,
+    predict,
+    report,
+    synth,
+    train,
+    verify,
+)
 from cli.errors import guarded
 
 PROGRAM = "mosaic-secure"
@@ -31,9 +47,17 @@ for module, command in (
     (verify, verify.verify),
     (budget, budget.budget),
     (configs, configs.configs),
+    (doctor, doctor.doctor),
 ):
     app.command(epilog=module.EXAMPLE)(command)
+for command, example in (
+    (party.serve, party.SERVE_EXAMPLE),
+    (party.join, party.JOIN_EXAMPLE),
+    (party.authority, party.AUTHORITY_EXAMPLE),
+):
+    app.command(epilog=example)(command)
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(keys.app, name="keys")
 
 
 def _version(wanted: bool) -> None:

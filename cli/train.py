@@ -15,6 +15,7 @@ from cli.output import print_facts, print_json, print_table
 from cli.tracked import Log
 
 if TYPE_CHECKING:
+    from cli.deployed import Deployed
     from mosaic_secure.config import RunConfig
 
 EXAMPLE = "Example: mosaic-secure train --epsilon 4 --out runs/first"
@@ -49,6 +50,23 @@ def train(
         bool,
         typer.Option("--resume", help="Continue the run in --out.", rich_help_panel=options.RUN),
     ] = False,
+    federation: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Run it with the deployed federation in this folder; its server must be running here.",
+            rich_help_panel=options.RUN,
+        ),
+    ] = None,
+    local_cluster: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            metavar="N",
+            help="Deploy N clients, key authority and server as processes of this machine, for a trial.",
+            rich_help_panel=options.RUN,
+        ),
+    ] = None,
     log: options.Log = None,
     log_dir: options.LogDir = options.LOG_DIR,
     dry_run: Annotated[
@@ -59,6 +77,10 @@ def train(
     json: options.Json = False,
 ) -> None:
     """Train one classifier from data that no client shows to another, within a privacy budget."""
+    if local_cluster is not None and not resume:
+        clients = _one_number(clients, local_cluster)
+    if local_cluster is not None or federation is not None:
+        engine = _only_deployed(engine)
     fields = options.overrides(
         settings,
         privacy__epsilon=epsilon,
@@ -82,8 +104,29 @@ def train(
 
         show_plan(chosen, json)
         return
-    result = _run(chosen, out, resume, ledger_dir, ablate, tracked)
+    from cli.deployed import Deployed
+
+    deployed = Deployed(federation, local_cluster) if federation or local_cluster else None
+    result = _run(chosen, out, resume, ledger_dir, ablate, tracked, deployed)
     _show(result, json)
+
+
+def _one_number(clients: int | None, cluster: int) -> int:
+    from mosaic_secure.errors import UserError
+
+    if clients not in (None, cluster):
+        raise UserError(
+            f"--clients {clients}: --local-cluster {cluster} has {cluster} clients; give one of them"
+        )
+    return cluster
+
+
+def _only_deployed(engine: str | None) -> str:
+    from mosaic_secure.errors import UserError
+
+    if engine not in (None, "deployed"):
+        raise UserError(f"--engine {engine}: --federation and --local-cluster are an engine of their own")
+    return "deployed"
 
 
 def _configuration(name: str | None, fields: Mapping[str, Any], out: Path | None, resume: bool) -> RunConfig:
@@ -100,7 +143,13 @@ def _configuration(name: str | None, fields: Mapping[str, Any], out: Path | None
 
 
 def _run(
-    config: RunConfig, out: Path | None, resume: bool, ledger_dir: Path | None, ablate: bool, log: Log
+    config: RunConfig,
+    out: Path | None,
+    resume: bool,
+    ledger_dir: Path | None,
+    ablate: bool,
+    log: Log,
+    deployed: Deployed | None,
 ) -> Any:
     from cli.progress import shown
     from mosaic_secure.runs.directory import default_run_path
@@ -108,6 +157,8 @@ def _run(
     run = out or default_run_path()
     try:
         with terminate_as_interrupt(), shown() as progress, log.beside(run, run.name) as read:
+            if deployed is not None:
+                return deployed.run(config, run, resume, ablate, ledger_dir, progress)
             from mosaic_secure.engine.local import train as run_federation
 
             return run_federation(
@@ -120,10 +171,11 @@ def _run(
                 read=read,
             )
     except KeyboardInterrupt:
-        raise Interrupted(how_to_resume(run, ledger_dir, ablate, log)) from None
+        more = {**log.options(), **(deployed.options() if deployed is not None else {})}
+        raise Interrupted(how_to_resume(run, ledger_dir, ablate, more)) from None
 
 
-def how_to_resume(run: Path, ledger_dir: Path | None, ablate: bool, log: Log) -> str:
+def how_to_resume(run: Path, ledger_dir: Path | None, ablate: bool, more: Mapping[str, object]) -> str:
     """The line that tells how an interrupted run goes on."""
     from mosaic_secure.runs.directory import MANIFEST
 
@@ -134,7 +186,7 @@ def how_to_resume(run: Path, ledger_dir: Path | None, ablate: bool, log: Log) ->
         command += ["--ledger-dir", str(ledger_dir)]
     if ablate:
         command.append("--ablate")
-    for option, value in log.options().items():
+    for option, value in more.items():
         command += [option, str(value)]
     return f"interrupted; resume with: {shlex.join(command)}"
 

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from mosaic_secure.config import RunConfig, config_hash
 from mosaic_secure.errors import UserError
+from mosaic_secure.masking import choose_encryption, fit_mechanism, mask_exchanges
 from mosaic_secure.models.names import WAVELET_SIZE
 from mosaic_secure.release_requests import are_requested, release_requests
 from privacy.budget import BudgetPlan, PlannedRelease, plan_budget
 from privacy.canonical import canonical_json
-from privacy.mechanisms import Statistic, SumMechanism, grid_for
+from privacy.mechanisms import Statistic, SumMechanism
 from privacy.secagg.parameters import CkksParameters
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class RunPlan:
     @cached_property
     def ckks(self) -> CkksParameters:
         """Encryption parameters of the run."""
-        return CkksParameters()
+        return choose_encryption(self)
 
     @cached_property
     def code_dim(self) -> int:
@@ -143,6 +144,14 @@ class RunPlan:
         limit = self.config.data.limit
         return nominal if limit is None else min(nominal, limit)
 
+    @cached_property
+    def declared(self) -> tuple[int, ...]:
+        """Records that each client is taken to hold, in order: declared ones, or of public data those dealt
+        to it."""
+        from mosaic_secure.data import declared_records
+
+        return declared_records(self.config, self.config.data.root)
+
     def release(self, name: str) -> PlannedRelease | None:
         """A planned release by name, or None when the run does not make it."""
         return next((r for r in self.budget.releases if r.name == name), None)
@@ -157,23 +166,36 @@ class RunPlan:
         return SumMechanism(statistics, 1, self.num_classes, planned.noise_multiplier, grid=2.0**16)
 
     @cached_property
-    def rounds(self) -> tuple[EncryptedRound, ...]:
-        """The encrypted rounds in order."""
-        out = []
-        for name in ENCRYPTED:
-            planned = self.release(name)
-            if planned is None:
-                continue
-            mechanism = SumMechanism(
+    def mechanisms(self) -> dict[str, SumMechanism]:
+        """What is released in encrypted rounds, by release, on no grid as yet."""
+        return {
+            name: SumMechanism(
                 self._statistics(name),
                 self._dim(name),
                 self.num_classes,
                 planned.noise_multiplier,
                 honest=self.config.honest_clients,
             )
-            fitted = grid_for(self.ckks.max_sum, self.total_records, self.config.clients.count, mechanism)
-            out += [EncryptedRound(f"{name}-{k}", name, k, fitted) for k in range(planned.rounds)]
+            for name in ENCRYPTED
+            if (planned := self.release(name)) is not None
+        }
+
+    @cached_property
+    def rounds(self) -> tuple[EncryptedRound, ...]:
+        """The encrypted rounds in order."""
+        out = []
+        for name, mechanism in self.mechanisms.items():
+            fitted = fit_mechanism(self, mechanism)
+            out += [
+                EncryptedRound(f"{name}-{k}", name, k, fitted)
+                for k in range(self.budget.release(name).rounds)
+            ]
         return tuple(out)
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether contributions to encrypted sums are under masks that clients agree on."""
+        return self.config.privacy.pairwise_masks
 
     @property
     def round_lengths(self) -> dict[str, int]:
@@ -317,7 +339,7 @@ class RunPlan:
             "ciphertexts_per_client": ciphertexts,
             "upload_bytes_per_client": ciphertexts * self.ckks.ciphertext_bytes,
             "model_bytes_per_client": model_bytes(self),
-            "exchanges_per_client": len(self.rounds) + 2 + training,
+            "exchanges_per_client": len(self.rounds) + 2 + training + mask_exchanges(self),
         }
 
 
@@ -328,4 +350,7 @@ def build_plan(config: RunConfig, data_root: str | None = None) -> RunPlan:
         UserError, PrivacyError: the plan is impossible (shares, delta, a sum that cannot be encrypted).
     """
     budget = plan_budget(config.privacy.epsilon, config.privacy.delta, release_requests(config))
-    return RunPlan.derive(config, budget, data_root)
+    plan = RunPlan.derive(config, budget, data_root)
+    for wanted in plan.rounds:  # grids are looked for here, so that a sum that does not fit is refused now
+        wanted.mechanism.check_noise()
+    return plan

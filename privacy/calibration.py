@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from privacy.accounting import GaussianEvent, SubsampledGaussianEvent, compose_epsilon, gaussian_epsilon
@@ -24,7 +25,10 @@ _LARGEST_QUICK = 60.0  # epsilon up to which the quick distributions are quick
 _SMALLEST_QUICK = 0.02  # below it their mesh shows
 
 
-def calibrate(requests: Sequence[ReleaseRequest], target: float, delta: float, mu: float) -> list[float]:
+@lru_cache(maxsize=256)  # a sweep, and every party in one process, asks for the same plan again and again
+def calibrate(
+    requests: tuple[ReleaseRequest, ...], target: float, delta: float, mu: float
+) -> tuple[float, ...]:
     """Noise multiplier of each request, rounded up to six digits.
 
     Args:
@@ -37,7 +41,7 @@ def calibrate(requests: Sequence[ReleaseRequest], target: float, delta: float, m
         BudgetError: no noise brings the composition into [0.99, 1.00] of the target.
     """
     if all(request.kind == "gaussian" for request in requests):
-        return _noises(requests, mu * (1 - 1e-9), delta, {})
+        return tuple(_noises(requests, mu * (1 - 1e-9), delta, {}))
     guesses: dict[int, float] = {}
 
     def quick(scale: float) -> float:
@@ -56,7 +60,7 @@ def calibrate(requests: Sequence[ReleaseRequest], target: float, delta: float, m
     if not _LOWEST <= _composed(requests, noises, delta) / target <= 1.0:
         asked = f"epsilon {target:g} at delta {delta:g}"
         raise BudgetError(f"no noise meets {asked} closely: use a larger epsilon or delta, or fewer steps")
-    return noises
+    return tuple(noises)
 
 
 def _noises(

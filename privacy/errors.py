@@ -15,6 +15,7 @@ __all__ = [
     "LedgerDamaged",
     "LedgerError",
     "LedgerRollback",
+    "PolicyError",
     "PrivacyError",
     "ReleaseConflict",
     "UnsafeModelError",
@@ -27,6 +28,10 @@ class PrivacyError(ValueError):
 
 class BudgetError(PrivacyError):
     """A budget cannot be planned or spent: a value out of range, shares that do not fit, or a broken cap."""
+
+
+class PolicyError(BudgetError):
+    """A client's own policy does not allow what a run asks for, or is not fit to say so."""
 
 
 class LedgerError(PrivacyError):

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from privacy.errors import PrivacyError
-from privacy.storage import write_durably
+from privacy.storage import read_private, write_durably
 
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64
@@ -51,12 +51,9 @@ class SigningKey:
         """Read a stored key; raises PrivacyError when it is missing, damaged or readable by others."""
         file = Path(path)
         try:
-            mode = file.stat().st_mode & 0o777
-            data = file.read_bytes()
-        except OSError as error:
-            raise PrivacyError(f"identity key {file}: cannot be read ({error.strerror})") from error
-        if mode & 0o077:
-            raise PrivacyError(f"identity key {file}: mode {mode:04o} lets others read it; it must be 0600")
+            data = read_private(file)
+        except PrivacyError as error:
+            raise PrivacyError(f"identity key {error}") from error
         if len(data) != KEY_BYTES:
             raise PrivacyError(f"identity key {file}: {len(data)} bytes, not {KEY_BYTES}: it is damaged")
         return cls(Ed25519PrivateKey.from_private_bytes(data))

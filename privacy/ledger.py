@@ -24,6 +24,7 @@ from privacy.ledger_check import (
     LEDGER_FILE,
     LedgerReport,
     check_contains,
+    excerpt_body,
     excerpt_message,
     read_anchor,
     replay,
@@ -190,13 +191,23 @@ class Ledger:
             if any(known.terms[name] != value for name, value in terms.items()):
                 raise LedgerError(f"run {run_id}: is enrolled under other terms of trust")
         policy.check_plan(plan, **terms)
-        terms["max_epsilon_lifetime"] = _as_json(policy.max_epsilon_lifetime)
-        terms["max_delta_lifetime"] = policy.max_delta_lifetime
+        terms |= _caps(policy)
         cost = float("inf") if insecure_noise else plan.epsilon
         self._state.check_lifetime(run_id, cost, plan.delta, terms)
         if known is None or known.terms != terms:
             body = {"run_id": run_id, "config_hash": config_hash, "plan": plan.to_dict(), "terms": terms}
             self._append("enrol", body)
+
+    def check_policy(self, run_id: str, policy: ClientPolicy) -> None:
+        """Raise what `enrol` would now raise of an enrolled run; its epsilon is not composed again.
+
+        A policy may have become stricter since the run was enrolled. Nothing is written.
+        """
+        if policy.population != self.population:
+            raise LedgerError(f"population {policy.population!r}: this ledger is of {self.population!r}")
+        run = self._state.run(run_id)
+        policy.check_rules(run.plan, **{n: v for n, v in run.terms.items() if not n.startswith("max_")})
+        self._state.check_lifetime(run_id, run.cost, run.plan.delta, _caps(policy))
 
     def check_release(self, run_id: str, release: str, round: int, event: Event) -> None:
         """Raise what `record` would raise for this release; nothing is written."""
@@ -279,27 +290,8 @@ class Ledger:
 
         Neither secrets nor hashes of inputs are in it, nor anything of other runs. See `verify_excerpt`.
         """
-        run = self._state.run(run_id)
-        summary = run.summary
-        body = {
-            "schema_version": _SCHEMA_VERSION,
-            "party": self.party,
-            "population": self.population,
-            "public": self.public.hex(),
-            "run_id": run_id,
-            "config_hash": run.config_hash,
-            "plan": run.plan.to_dict(),
-            "terms": {n: v for n, v in run.terms.items() if not n.startswith("max_")},
-            "charged_epsilon": _as_json(summary.charged_epsilon),
-            "delta": summary.delta,
-            "releases": [
-                {"release": r.name, "round": r.round, "event": event_to_dict(r.event), "sha256": r.output}
-                for r in run.releases.values()
-            ],
-            "sealed": run.sealed,
-            "rollback_detected": self.anchor is not None,
-            "head": self.head.to_dict(),
-        }
+        owner = {"population": self.population, "party": self.party, "public": self.public.hex()}
+        body = excerpt_body(owner, self._state.run(run_id), self.head, anchored=self.anchor is not None)
         return {**body, "signature": self._key.sign(excerpt_message(body)).hex()}
 
     def _load(self, population: str, party: str) -> None:
@@ -348,6 +340,14 @@ class Ledger:
         self._file.append(entry.line + b"\n")
         self._state.apply(entry)
         self._last = entry
+
+
+def _caps(policy: ClientPolicy) -> dict[str, float | str]:
+    """The lifetime caps, as an enrolment notes them."""
+    return {
+        "max_epsilon_lifetime": _as_json(policy.max_epsilon_lifetime),
+        "max_delta_lifetime": policy.max_delta_lifetime,
+    }
 
 
 def _as_json(value: float) -> float | str:

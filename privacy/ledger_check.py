@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from privacy.accounting import event_to_dict
 from privacy.canonical import canonical_json
 from privacy.errors import LedgerDamaged, LedgerError, LedgerRollback
 from privacy.heads import Anchor, Head
 from privacy.identity import verify as verify_signature
 from privacy.ledger_format import Entry, parse_chain
-from privacy.ledger_state import LedgerState, RunSummary
+from privacy.ledger_state import LedgerState, RunState, RunSummary
 
 LEDGER_FILE = "ledger.jsonl"
 ANCHOR_FILE = "anchor.json"
+_SCHEMA_VERSION = 1
 _EXCERPT_PURPOSE = "mosaic-secure ledger excerpt 1"
 
 
@@ -129,6 +132,32 @@ def check_contains(entries: tuple[Entry, ...], anchor: Anchor) -> None:
         )
     if entries[anchor.sequence].digest != anchor.digest:
         raise LedgerRollback(f"ledger rolled back: entry {anchor.sequence} is not what the authority saw")
+
+
+def excerpt_body(owner: Mapping[str, str], run: RunState, head: Head, *, anchored: bool) -> dict[str, Any]:
+    """What an excerpt of one run says, before it is signed; JSON values.
+
+    Args:
+        owner: "population", "party" and "public" (hex) of the ledger. anchored: whether it has an anchor.
+    """
+    summary = run.summary
+    return {
+        "schema_version": _SCHEMA_VERSION,
+        **{name: owner[name] for name in ("party", "population", "public")},
+        "run_id": run.run_id,
+        "config_hash": run.config_hash,
+        "plan": run.plan.to_dict(),
+        "terms": {n: v for n, v in run.terms.items() if not n.startswith("max_")},
+        "charged_epsilon": "inf" if math.isinf(summary.charged_epsilon) else summary.charged_epsilon,
+        "delta": summary.delta,
+        "releases": [
+            {"release": r.name, "round": r.round, "event": event_to_dict(r.event), "sha256": r.output}
+            for r in run.releases.values()
+        ],
+        "sealed": run.sealed,
+        "rollback_detected": anchored,
+        "head": head.to_dict(),
+    }
 
 
 def excerpt_message(body: Mapping[str, Any]) -> bytes:

@@ -112,6 +112,29 @@ class RunState:
         _check_event(planned, event, earlier)
 
 
+def check_caps(
+    population: str,
+    run_id: str,
+    spent: tuple[float, float],
+    cost: tuple[float, float],
+    caps: tuple[float, float],
+) -> None:
+    """Refuse a run whose cost would lift what a population has spent above its lifetime caps.
+
+    Args:
+        spent, cost, caps: each (epsilon, delta); `spent` without the run itself.
+
+    Raises:
+        BudgetError: naming which of the two does not suffice.
+    """
+    for name, used, needed, cap in zip(("epsilon", "delta"), spent, cost, caps, strict=True):
+        if used + needed > cap * (1 + _RELATIVE):
+            raise BudgetError(
+                f"budget already spent: population {population} has used {name} {used:g} of {cap:g}, "
+                f"and run {run_id} needs {needed:g}"
+            )
+
+
 class LedgerState:
     """The runs of a ledger after some entries. The caller has checked that the entries form a chain."""
 
@@ -143,18 +166,8 @@ class LedgerState:
     def check_lifetime(self, run_id: str, cost: float, delta: float, terms: Mapping[str, Any]) -> None:
         """Refuse a run that would lift the lifetime spending above the caps in `terms`."""
         population = self.owner["population"] if self.owner else ""
-        spent, spent_delta = self.lifetime(besides=run_id)
         cap, delta_cap = float(terms["max_epsilon_lifetime"]), float(terms["max_delta_lifetime"])
-        if spent + cost > cap * (1 + _RELATIVE):
-            raise BudgetError(
-                f"budget already spent: population {population} has used epsilon {spent:g} of {cap:g}, "
-                f"and run {run_id} needs {cost:g}"
-            )
-        if spent_delta + delta > delta_cap * (1 + _RELATIVE):
-            raise BudgetError(
-                f"budget already spent: population {population} has used delta {spent_delta:g} of "
-                f"{delta_cap:g}, and run {run_id} needs {delta:g}"
-            )
+        check_caps(population, run_id, self.lifetime(besides=run_id), (cost, delta), (cap, delta_cap))
 
     def _apply_open(self, entry: Entry, body: Mapping[str, Any]) -> None:
         texts = all(isinstance(body[name], str) for name in ("population", "party", "public"))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from privacy.randomness import NoiseSource
 
-__all__ = ["Statistic", "SumMechanism", "grid_for"]
+__all__ = ["LARGEST_WEIGHT", "Statistic", "SumMechanism", "grid_for"]
 
 # Largest L2 norm of one record's contribution, for a code of norm <= 1, where nothing else clips it.
 _BOUNDS = {
@@ -36,7 +36,7 @@ _BOUNDS = {
 # standard deviation differ from one discrete Gaussian, and that from a continuous one, by under 1e-60.
 _FINEST_NOISE = 4.0
 _TAIL = 9.0  # standard deviations of its own noise that each client's part leaves free: passed with p < 1e-18
-_LARGEST_WEIGHT = 1e6  # of a broadcast model: keeps the softmax from overflowing, at any length of codes
+LARGEST_WEIGHT = 1e6  # of a broadcast model: keeps the softmax from overflowing, at any length of codes
 
 
 @dataclass(frozen=True)
@@ -214,9 +214,9 @@ class SumMechanism:
         import numpy as np
 
         shape = (self.dim, self.classes)
-        if weights is None or np.shape(weights) != shape or not (np.abs(weights) <= _LARGEST_WEIGHT).all():
+        if weights is None or np.shape(weights) != shape or not (np.abs(weights) <= LARGEST_WEIGHT).all():
             raise PrivacyError(
-                f"weights: the gradient needs numbers of shape {list(shape)}, none beyond {_LARGEST_WEIGHT:g}"
+                f"weights: the gradient needs numbers of shape {list(shape)}, none beyond {LARGEST_WEIGHT:g}"
             )
 
     def decode(self, values: np.ndarray) -> dict[str, np.ndarray]:

@@ -90,6 +90,11 @@ class ReleaseStore:
                 return stored
         return self._produce(name, round, secret, produce, made.output if made else None)
 
+    def is_made(self, name: str, round: int) -> bool:
+        """Whether the bytes of this release are stored and in the ledger, so that they may have been sent."""
+        made = self._ledger.release_record(self._run_id, name, round)
+        return made is not None and made.output is not None
+
     def seal(self) -> None:
         """End the run: no release is made any more, and the secrets are destroyed, so that not even a thief
         of this directory can subtract the noise. Stored bytes stay; they cannot be released again."""

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
 
 from privacy.accounting import GaussianEvent, compose_epsilon, group_epsilon
 from privacy.budget import BudgetPlan, PlannedRelease
+from privacy.coalitions import Roster, Trust, coalitions, json_number
 from privacy.errors import BudgetError
 
 __all__ = ["SCHEMA_VERSION", "build_statement"]
 
 SCHEMA_VERSION = 1
-
-Trust = Literal["local", "distributed"]
 
 
 def build_statement(
@@ -36,6 +33,7 @@ def build_statement(
     records: Sequence[int] = (1, 2, 5),
     continuous_releases: Sequence[str] = (),
     anchored: bool = True,
+    masked_honest: int | None = None,
 ) -> dict[str, object]:
     """The content of `privacy.json`: plain JSON values, infinite epsilons as ``"inf"``.
 
@@ -54,12 +52,14 @@ def build_statement(
         records: sizes of the groups of records of one person to state epsilon for.
         continuous_releases: names of Gaussian releases whose noise is floating-point; DP-SGD always is.
         anchored: whether a key authority countersigns ledger heads.
+        masked_honest: where contributions are under pairwise masks, the fewest honest clients in any sum that
+            server, authority and `colluding` clients can open (`privacy.secagg.quorum`); None without masks.
 
     Raises:
         BudgetError: the coalition's numbers do not fit each other, a named release is not in the plan, or an
             encrypted release is not a Gaussian one.
     """
-    roster = _Roster(trust, clients, honest_clients, colluding, min_contributors)
+    roster = Roster(trust, clients, honest_clients, colluding, min_contributors, masked_honest)
     encrypted = frozenset(encrypted_releases)
     for name in encrypted | set(continuous_releases):
         if plan.release(name).kind != "gaussian":
@@ -72,8 +72,8 @@ def build_statement(
         "unit": "one record of one client",
         "neighbours": "add or remove one record",
         "guarantee": _guarantee(claimed, plan.delta, roster),
-        "target_epsilon": _json(plan.target_epsilon),
-        "epsilon": _json(claimed),
+        "target_epsilon": json_number(plan.target_epsilon),
+        "epsilon": json_number(claimed),
         "delta": plan.delta,
         "claim": "the plan's: all that a client may release in this run, whether or not the run ends early",
         "accountant": _accountant(plan),
@@ -84,51 +84,17 @@ def build_statement(
         "min_contributors": min_contributors,
         "population": dict(population),
         "mechanisms": mechanisms,
-        "coalitions": _coalitions(plan, claimed, roster, encrypted),
+        "coalitions": coalitions(plan, claimed, roster, encrypted),
         "records_of_one_person": [_group(plan, claimed, size) for size in records],
         "randomness": _randomness(secure_noise),
         "not_covered": _not_covered(mechanisms, roster, secure_noise, anchored),
     }
 
 
-@dataclass(frozen=True)
-class _Roster:
-    """Who takes part, and how many of them must be honest; checked on construction."""
-
-    trust: Trust
-    clients: int
-    honest_clients: int | None
-    colluding: int
-    contributors: int
-
-    def __post_init__(self) -> None:
-        if self.trust not in ("local", "distributed"):
-            raise BudgetError(f'trust must be "local" or "distributed", not {self.trust!r}')
-        if self.clients < 1:
-            raise BudgetError(f"clients must be at least 1, not {self.clients}")
-        if not 1 <= self.contributors <= self.clients:
-            right = f"from 1 to the {self.clients} clients"
-            raise BudgetError(f"min_contributors must be {right}, not {self.contributors}")
-        if self.trust == "local":
-            return
-        if self.honest_clients is None or self.honest_clients < 1:
-            raise BudgetError(f"honest_clients must be at least 1, not {self.honest_clients}")
-        if self.colluding < 1:
-            raise BudgetError(f"colluding clients must be at least 1, not {self.colluding}")
-        if self.contributors < self.honest_clients + self.colluding:
-            needed = f"honest_clients + colluding = {self.honest_clients + self.colluding}"
-            raise BudgetError(f"min_contributors must be at least {needed}, not {self.contributors}")
-
-    @property
-    def honest(self) -> int:
-        """How many clients share the noise of a sum: 1 under local trust."""
-        return self.honest_clients if self.trust == "distributed" else 1
-
-
 def _mechanism(
     release: PlannedRelease,
     delta: float,
-    roster: _Roster,
+    roster: Roster,
     encrypted: frozenset[str],
     continuous: Sequence[str],
 ) -> dict[str, object]:
@@ -151,101 +117,32 @@ def _mechanism(
         "sample_rate": release.sample_rate,
         "steps": release.steps,
         "rounds": release.rounds,
-        "mu": _json(math.sqrt(release.rounds) / sigma if sigma else math.inf) if gaussian else None,
-        "own_epsilon": _json(compose_epsilon([release.event], delta)),
+        "mu": json_number(math.sqrt(release.rounds) / sigma if sigma else math.inf) if gaussian else None,
+        "own_epsilon": json_number(compose_epsilon([release.event], delta)),
         "encrypted": hidden,
-        "seen_in_the_clear_by": (
-            "server and key authority, as a sum over clients" if hidden else "server, for each client"
-        ),
+        "seen_in_the_clear_by": _seen_by(roster) if hidden else "server, for each client",
     }
 
 
-def _coalitions(
-    plan: BudgetPlan, claimed: float, roster: _Roster, encrypted: frozenset[str]
-) -> list[dict[str, object]]:
-    """Epsilon for one record of an honest client, against those who might pool what they see."""
-    sums = [r.event for r in plan.releases if r.name in encrypted]
-    rows: list[tuple[str, float, str]] = []
-    if roster.trust == "local":
-        rows.append(
-            (
-                "any coalition: server, key authority and all other clients together",
-                claimed,
-                "each client's own noise suffices; encryption and other parties' honesty are not relied upon",
-            )
-        )
-        if encrypted:
-            rows.append(
-                (
-                    "key authority alone",
-                    compose_epsilon(sums, plan.delta),
-                    "it sees the encrypted releases only, here counted as if it decrypted each client's",
-                )
-            )
-        return [_row(*row, plan.delta) for row in rows]
-    own = [_own_share(r, roster.honest) if r.name in encrypted else r for r in plan.releases]
-    alone = compose_epsilon([r.event for r in own], plan.delta)
-    own_sums = compose_epsilon([r.event for r in own if r.name in encrypted], plan.delta)
-    rows.append(
-        (
-            f"server with any {roster.colluding} of the other clients",
-            claimed,
-            f"the guarantee of the run: {roster.honest} honest clients share the noise of every sum",
-        )
-    )
-    if encrypted:
-        rows += [
-            (
-                f"key authority, following the protocol, with any {roster.colluding} of the other clients",
-                claimed,
-                "it decrypts sums only; clients receive what the server derives from all releases",
-            ),
-            (
-                "key authority alone, following the protocol",
-                compose_epsilon(sums, plan.delta),
-                "it sees the decrypted sums only",
-            ),
-            (
-                "key authority alone, decrypting single contributions against the protocol",
-                own_sums,
-                "one client's share of the noise is all that hides its encrypted releases",
-            ),
-        ]
-    rows += [
-        (
-            "server with key authority",
-            alone,
-            "together they can decrypt single contributions: the client's own share of the noise remains",
-        ),
-        (
-            "server with all other clients",
-            alone,
-            "they can subtract their own contributions: the client's own share of the noise remains",
-        ),
-    ]
-    return [_row(*row, plan.delta) for row in rows]
-
-
-def _own_share(release: PlannedRelease, honest: int) -> PlannedRelease:
-    return replace(release, noise_multiplier=release.noise_multiplier / math.sqrt(honest))
-
-
-def _row(who: str, epsilon: float, why: str, delta: float) -> dict[str, object]:
-    return {"who": who, "epsilon": _json(epsilon), "delta": delta, "why": why}
+def _seen_by(roster: Roster) -> str:
+    if roster.masked_honest is not None:
+        return "server, as a sum over clients; the key authority sees it masked"
+    return "server and key authority, as a sum over clients"
 
 
 def _group(plan: BudgetPlan, claimed: float, size: int) -> dict[str, object]:
     epsilon = claimed if size == 1 else group_epsilon(plan.events, plan.delta, size)
-    return {"records": size, "epsilon": _json(epsilon), "delta": plan.delta}
+    return {"records": size, "epsilon": json_number(epsilon), "delta": plan.delta}
 
 
-def _guarantee(epsilon: float, delta: float, roster: _Roster) -> str:
+def _guarantee(epsilon: float, delta: float, roster: Roster) -> str:
     if math.isinf(epsilon):
         return "None: a release carries no noise, so what a client sends may reveal any of its records."
     against = (
         "against any coalition, the server and the key authority included"
         if roster.trust == "local"
-        else f"against the server together with any {roster.colluding} other clients"
+        else f"against the server{' and the key authority' if roster.fully_masked else ''} together with any "
+        f"{roster.colluding} other clients"
     )
     shown = f"{math.ceil(epsilon * 1000) / 1000:.3f}"  # rounded up: the words must not claim more
     return (
@@ -280,7 +177,7 @@ def _randomness(secure: bool) -> dict[str, object]:
 
 
 def _not_covered(
-    mechanisms: Sequence[Mapping[str, object]], roster: _Roster, secure: bool, anchored: bool
+    mechanisms: Sequence[Mapping[str, object]], roster: Roster, secure: bool, anchored: bool
 ) -> list[str]:
     limits = []
     if not secure:
@@ -308,12 +205,9 @@ def _not_covered(
             "A roster that one party fills with clients of its own: it can leave the protected client with "
             "nothing but its own share of the noise."
         )
-        limits.append(
-            "A key that is recovered from approximate decryptions: the short life of keys, noise before "
-            "encryption and rounding mitigate this, and none of them is a proof."
-        )
+        if roster.masked_honest is None:
+            limits.append(
+                "A key that is recovered from approximate decryptions: the short life of keys, noise before "
+                "encryption and rounding mitigate this, and none of them is a proof."
+            )
     return limits
-
-
-def _json(value: float) -> float | str:
-    return "inf" if math.isinf(value) else value

@@ -6,6 +6,8 @@ import os
 import secrets
 from pathlib import Path
 
+from privacy.errors import PrivacyError
+
 PRIVATE_FILE = 0o600
 PRIVATE_DIRECTORY = 0o700
 
@@ -55,6 +57,18 @@ def write_durably(path: Path, data: bytes, *, replace: bool = True) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def read_private(path: Path) -> bytes:
+    """The bytes of a secret file; raises PrivacyError where it cannot be read, or others may read it."""
+    try:
+        mode = path.stat().st_mode & 0o777
+        data = path.read_bytes()
+    except OSError as error:
+        raise PrivacyError(f"{path}: cannot be read ({error.strerror})") from error
+    if mode & 0o077:
+        raise PrivacyError(f"{path}: mode {mode:04o} lets others read it; it must be 0600")
+    return data
 
 
 def write_all(descriptor: int, data: bytes) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from mosaic_secure.audit.mask_watch import MaskWatch
 from mosaic_secure.audit.record_canaries import RecordCanaries
 from mosaic_secure.audit.sum_canaries import Evidence, SumCanaries, measure
 from mosaic_secure.client.planted import plant_codes, plant_records
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     from mosaic_secure.engine.parties import Federation
     from mosaic_secure.plan import EncryptedRound, RunPlan
+    from mosaic_secure.protocol.fields import Message
 
 __all__ = ["CanaryWitness"]
 
@@ -60,6 +63,7 @@ class CanaryWitness:
     _sums: dict[str, tuple[np.ndarray, list[str]]] = field(default_factory=dict, init=False)
     _weights: dict[int, dict[str, np.ndarray]] = field(default_factory=dict, init=False)
     _deciding: str = field(default="", init=False)
+    _masks: MaskWatch = field(default_factory=MaskWatch, init=False)
 
     def begin(self, federation: Federation, run_id: str, plan: RunPlan) -> None:
         """Deal the canaries to the clients in turn."""
@@ -93,11 +97,17 @@ class CanaryWitness:
             ("reply", PrototypeReply.action): self._on_contribution,
             ("reply", LocalTrainingReply.action): self._on_trained,
         }
+        for message in MaskWatch.MESSAGES if self.plan.is_masked else ():
+            sender = "reply" if message.reply is None else "request"
+            wanted[sender, message.action] = partial(self._on_masks, message)
         handle = wanted.get((kind, proto.metadata.message_type))
         if handle is not None:
             received = message_from_proto(proto)
             if not received.has_error():
                 handle(received.content, node_id - FIRST_NODE_ID)
+
+    def _on_masks(self, message: type[Message], content: Any, client: int) -> None:
+        self._masks.hear(self.plan.config.client_ids[client], decode(message, content))
 
     def _on_asked(self, content: Any, client: int) -> None:
         request = decode(PrototypeRequest, content)
@@ -158,7 +168,7 @@ class CanaryWitness:
         for wanted in self.plan.rounds:
             if wanted.release not in PROTOTYPE_ROUNDS or wanted.round_id not in self._sums:
                 continue
-            total, contributors = self._sums[wanted.round_id]
+            total, contributors = self._sum(wanted.round_id)
             broadcast = self._asked[wanted.round_id]
             known = _without_noise(wanted, _as_released(wanted, codes, broadcast), labels, broadcast)
             found = measure(
@@ -172,6 +182,14 @@ class CanaryWitness:
             )
             evidence.add(found, _mu(wanted, len(contributors)))
         return evidence
+
+    def _sum(self, round_id: str) -> tuple[np.ndarray, list[str]]:
+        """What the server knows after a round: the decrypted sum, without masks, and who is in it."""
+        total, contributors = self._sums[round_id]
+        if self.plan.is_masked:
+            keys = {party: bytes.fromhex(key) for party, key in self._roster.items() if party != "authority"}
+            total = self._masks.unmasked(self.plan, self._run_id, keys, round_id, total, contributors)
+        return total, contributors
 
     def _known_records(self) -> tuple[np.ndarray, np.ndarray]:
         """Codes and labels of all records but the canaries among the codes: the auditor knows them, as the

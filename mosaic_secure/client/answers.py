@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mosaic_secure.client.masking import book_of
+from mosaic_secure.client.withdrawal import Withdrawn
 from mosaic_secure.errors import UserError
 from mosaic_secure.plan import IMAGE_ROUNDS
 from mosaic_secure.protocol.codec import field_bytes
@@ -25,12 +27,13 @@ from mosaic_secure.protocol.messages import (
     SealRequest,
 )
 from privacy.canonical import canonical_json
-from privacy.errors import BudgetError, LedgerError, PrivacyError, ReleaseConflict
+from privacy.errors import BudgetError, LedgerError, PolicyError, PrivacyError, ReleaseConflict
 from privacy.heads import Anchor
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from mosaic_secure.client.own_data import Places
     from mosaic_secure.client.session import ClientHome, Session
     from mosaic_secure.plan import EncryptedRound, RunPlan
     from privacy.randomness import NoiseSource
@@ -41,6 +44,10 @@ __all__ = ["enrolled", "fine_tuned", "prototypes", "refusal_code", "sealed", "tr
 
 def refusal_code(error: Exception) -> str:
     """The one word that travels for a refusal. It is decided by the kind of the error, never its text."""
+    if isinstance(error, Withdrawn):
+        return Withdrawn.code
+    if isinstance(error, PolicyError):
+        return "policy"
     if isinstance(error, BudgetError):
         return "budget"
     if isinstance(error, ReleaseConflict):
@@ -50,25 +57,33 @@ def refusal_code(error: Exception) -> str:
     return "refused"
 
 
-def enrolled(home: ClientHome, request: EnrolRequest) -> EnrolReply:
-    """Accept or refuse the plan, and show the head of the ledger."""
+def enrolled(home: ClientHome, request: EnrolRequest, places: Places) -> EnrolReply:
+    """Accept or refuse the plan, and show the head of the ledger; with masks, its public keys of the run."""
     from mosaic_secure.client.session import enrol
 
     roster = json.loads(request.roster_json)
-    enrol(home, request.run_id, request.config_json, request.plan_json, roster)
+    plan = enrol(home, request.run_id, request.config_json, request.plan_json, roster, places)
     with home.ledger() as ledger:
-        head = ledger.head
+        head, ended = ledger.head, ledger.run(request.run_id).sealed
+    masks = book_of(home, plan, request.run_id)
+    keys, signature = ("", b"") if masks is None or ended else masks.bundle()
     return EnrolReply(
         accepted=True,
         code="ok",
         ledger_sequence=head.sequence,
         ledger_digest=head.digest,
         ledger_signature=head.signature,
+        mask_keys_json=keys,
+        mask_keys_signature=signature,
     )
 
 
 def prototypes(session: Session, request: PrototypeRequest) -> PrototypeReply:
-    """One encrypted, signed contribution; in the first round the noised class counts beside it."""
+    """One encrypted, signed contribution; in the first round the noised class counts beside it.
+
+    Masks are put on what was noised, before it is encrypted: the stored release, which is sent again as it
+    is, is the masked one, so that no round has two contributions under two masks.
+    """
     from privacy.secagg.contribution import ContributionHeader, seal_contribution
     from privacy.secagg.packing import encrypt_integers
     from privacy.secagg.results import PublicKeyInfo, terms_digest
@@ -84,6 +99,9 @@ def prototypes(session: Session, request: PrototypeRequest) -> PrototypeReply:
     PublicKeyInfo(
         request.run_id, plan.ckks, terms, request.key_id, request.public_context, request.context_signature
     ).check(authority)
+    masks = session.masks if plan.is_masked else None
+    if masks is not None:
+        masks.check_certificate(request.view_signers, request.view_signatures)
     summed = _images if wanted.release in IMAGE_ROUNDS else _codes
     codes, labels, digest, weights = summed(session, wanted, request.broadcast)
     header = ContributionHeader(
@@ -97,12 +115,16 @@ def prototypes(session: Session, request: PrototypeRequest) -> PrototypeReply:
 
     def produce(source: NoiseSource) -> bytes:
         values = wanted.mechanism.release(codes, labels, source, weights)
+        if masks is not None:
+            values = masks.mask(request.round_id, values)
         return seal_contribution(
             header, encrypt_integers(request.public_context, plan.ckks, values), home.key
         )
 
     inputs = session.inputs(digest, broadcast=_digest(request.broadcast), key=request.key_id)
     with session.releases() as store:
+        if masks is not None:
+            masks.check_open(request.round_id, store.is_made(wanted.release, wanted.round))
         planned = plan.budget.release(wanted.release)
         contribution = store.release(wanted.release, wanted.round, inputs, planned.round_event, produce)
         first = request.round_id == plan.rounds[0].round_id

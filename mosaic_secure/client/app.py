@@ -10,8 +10,9 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from mosaic_secure import __version__
-from mosaic_secure.client import answers
+from mosaic_secure.client import answers, masking
 from mosaic_secure.client.authority import AuthorityHome
+from mosaic_secure.client.own_data import Places
 from mosaic_secure.client.session import ClientHome, Session
 from mosaic_secure.protocol import messages
 from mosaic_secure.protocol.codec import from_flower, reply_to
@@ -57,9 +58,22 @@ def _home(context: Context) -> ClientHome:
     return ClientHome(Path(str(context.node_config["home"])), str(context.node_config["party"]))
 
 
-def _session(context: Context, run_id: str) -> Session:
-    root = str(context.node_config.get("data_root", "")) or None
-    return Session(_home(context), run_id, int(context.node_config["index"]), root)
+def _of_run(
+    request: Message,
+    context: Context,
+    cls: type[R],
+    answer: Callable[[Session, R], ProtocolMessage],
+) -> Message:
+    """What a client answers about a run that it has enrolled in."""
+
+    def give(asked: R) -> ProtocolMessage:
+        index, places = int(context.node_config["index"]), Places.of(context.node_config)
+        session = Session(_home(context), asked.run_id, index, places)
+        made = answer(session, asked)
+        session.check_allowed()  # its owner may have withdrawn, or changed the rules, while it was made
+        return made
+
+    return _answer(request, context, cls, give)
 
 
 def _authority(context: Context) -> AuthorityHome:
@@ -83,52 +97,54 @@ def hello(request: Message, context: Context) -> Message:
 @app.query("enrol")
 def enrol(request: Message, context: Context) -> Message:
     """Accept or refuse a run."""
-    home = _home(context)
-    return _answer(request, context, messages.EnrolRequest, lambda asked: answers.enrolled(home, asked))
+    return _answer(
+        request,
+        context,
+        messages.EnrolRequest,
+        lambda asked: answers.enrolled(_home(context), asked, Places.of(context.node_config)),
+    )
 
 
 @app.train("prototypes")
 def prototypes(request: Message, context: Context) -> Message:
     """One encrypted round."""
-    return _answer(
-        request,
-        context,
-        messages.PrototypeRequest,
-        lambda asked: answers.prototypes(_session(context, asked.run_id), asked),
-    )
+    return _of_run(request, context, messages.PrototypeRequest, answers.prototypes)
+
+
+@app.query("mask_shares")
+def mask_shares(request: Message, context: Context) -> Message:
+    """Deal shares of mask secrets."""
+    return _of_run(request, context, messages.MaskSharesRequest, masking.dealt)
+
+
+@app.query("mask_view")
+def mask_view(request: Message, context: Context) -> Message:
+    """Keep the shares of others, and sign who takes part in the masks."""
+    return _of_run(request, context, messages.MaskViewRequest, masking.viewed)
+
+
+@app.query("unmask")
+def unmask(request: Message, context: Context) -> Message:
+    """Give the shares that take the masks off one sum."""
+    return _of_run(request, context, messages.UnmaskRequest, masking.unmasked)
 
 
 @app.train("local_training")
 def local_training(request: Message, context: Context) -> Message:
     """Classifier and generator."""
-    return _answer(
-        request,
-        context,
-        messages.LocalTrainingRequest,
-        lambda asked: answers.trained(_session(context, asked.run_id), asked),
-    )
+    return _of_run(request, context, messages.LocalTrainingRequest, answers.trained)
 
 
 @app.train("fine_tune")
 def fine_tune(request: Message, context: Context) -> Message:
     """One private round from the global model."""
-    return _answer(
-        request,
-        context,
-        messages.FineTuneRequest,
-        lambda asked: answers.fine_tuned(_session(context, asked.run_id), asked),
-    )
+    return _of_run(request, context, messages.FineTuneRequest, answers.fine_tuned)
 
 
 @app.query("seal")
 def seal(request: Message, context: Context) -> Message:
     """Keep an anchor, or end the run."""
-    return _answer(
-        request,
-        context,
-        messages.SealRequest,
-        lambda asked: answers.sealed(_session(context, asked.run_id), asked),
-    )
+    return _of_run(request, context, messages.SealRequest, answers.sealed)
 
 
 @app.query("authority_open")

@@ -87,8 +87,9 @@ class AuthorityHome:
         return ContributeReply(code="ok")
 
     def decrypt(self, request: DecryptRequest) -> DecryptReply:
-        """The sum of one round over enough valid contributions, all of which have arrived."""
+        """The sum of one round over enough valid contributions, all of which have arrived by now."""
         authority, run_id, round_id = self.authority, request.run_id, request.round_id
+        authority.receive(run_id, round_id, request.brought)
         received = authority.received(run_id, round_id, request.contributions)
         found = authority.decrypt(run_id, round_id, received, request.magnitude_bound)
         return DecryptReply(

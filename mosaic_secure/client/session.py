@@ -16,14 +16,18 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from mosaic_secure.client.masking import book_of
+from mosaic_secure.client.own_data import Places
 from mosaic_secure.client.planted import add_codes, add_records
+from mosaic_secure.client.rules import check_run, client_index, ledger_population, terms_of
+from mosaic_secure.client.withdrawal import check_takes_part
 from mosaic_secure.config import RunConfig
 from mosaic_secure.data import load_client
 from mosaic_secure.errors import UserError
 from mosaic_secure.plan import RunPlan
 from privacy.budget import BudgetPlan
 from privacy.canonical import canonical_json
-from privacy.errors import LedgerError
+from privacy.errors import LedgerError, PolicyError
 from privacy.identity import SigningKey
 from privacy.ledger import Ledger
 from privacy.policy import ClientPolicy, check_name
@@ -32,6 +36,7 @@ from privacy.storage import write_durably
 
 if TYPE_CHECKING:
     from mosaic_secure.data.records import ClientData
+    from privacy.secagg.mask_book import MaskBook
 
 __all__ = ["ClientHome", "Session", "enrol", "ledger_population"]
 
@@ -74,72 +79,69 @@ class ClientHome:
         return self.path / _CACHE / run_id
 
 
-def ledger_population(config: RunConfig) -> str:
-    """The population whose ledgers pay for a run: of public data, one for each number of clients."""
-    population = config.data.population_id
-    return f"{population}-{config.clients.count}" if config.is_public else population
-
-
-def enrol(home: ClientHome, run_id: str, config_json: str, plan_json: str, roster: dict[str, str]) -> None:
-    """Check a plan against policy and ledger, and keep it. Repeating it changes nothing.
+def enrol(
+    home: ClientHome,
+    run_id: str,
+    config_json: str,
+    plan_json: str,
+    roster: dict[str, str],
+    places: Places | None = None,
+) -> RunPlan:
+    """Check a plan against policy and ledger, and keep it; returns it. Repeating it changes nothing.
 
     Args:
         config_json, plan_json: the configuration and the budget, as the server sent them.
         roster: client id -> public key (hex) of all who take part; must be the policy's.
+        places: where this client's records lie; those of the configuration, in a simulation, when None.
 
     Raises:
-        BudgetError, LedgerError: policy or ledger refuse it.
-        UserError: configuration and plan do not belong together, the roster is not the pinned one, or the
-            data are not those that the policy is for.
+        PolicyError, BudgetError, LedgerError: policy or ledger refuse it.
+        UserError: configuration and plan do not belong together, the client has withdrawn, or a deployed
+            client has no records for such a plan.
     """
+    check_takes_part(home.path, run_id)
     config = RunConfig.from_dict(json.loads(config_json))
+    places = places or Places()
+    places.check(config)
     plan = RunPlan.derive(config, BudgetPlan.from_dict(json.loads(plan_json)))
     policy = home.policy
-    if roster != dict(policy.roster):
-        raise UserError("roster: it is not the one that this client's policy pins")
-    if plan.info.visibility != policy.visibility:
-        raise UserError(
-            f"data.visibility = {plan.info.visibility!r}: by its policy the records of this client are "
-            f"{policy.visibility}"
-        )
-    if ledger_population(config) != policy.population:
-        raise UserError(
-            f"data.population: the run is about {ledger_population(config)!r}, this client's policy and "
-            f"ledger about {policy.population!r}"
-        )
+    check_run(policy, plan, client_index(config, home.party), roster)
     with home.ledger() as ledger:
-        ledger.enrol(
-            run_id,
-            plan.budget,
-            plan.config_hash,
-            policy,
-            trust=config.privacy.trust,
-            min_contributors=config.min_contributors,
-            honest_clients=config.honest_clients if config.privacy.trust == "distributed" else None,
-            colluding_clients=config.privacy.colluding_clients,
-            insecure_noise=config.privacy.insecure_reproducible_noise,
-        )
-    kept = canonical_json({"config": json.loads(config_json), "plan": json.loads(plan_json)})
-    write_durably(home.path / _RUNS / f"{run_id}.json", kept)
+        ledger.enrol(run_id, plan.budget, plan.config_hash, policy, **terms_of(config))
+    kept = {
+        "config": json.loads(config_json),
+        "plan": json.loads(plan_json),
+        "roster": roster,
+        "authority": policy.authority,
+    }
+    write_durably(home.path / _RUNS / f"{run_id}.json", canonical_json(kept))
+    places.note_strangers(config, home.path)
+    return plan
 
 
 class Session:
-    """One enrolled run at one client.
+    """One enrolled run at one client, which its policy still allows.
 
     Args:
         home: the client's directory.
         run_id: enrolled before.
         index: position of the client among the parties; decides which records are its own in a simulation.
-        data_root: folder of the data, if it is not the configuration's.
+        places: where its records lie; those of the configuration, in a simulation, when None.
+
+    Attributes:
+        config: as agreed, but for paths, which are this client's own. plan: as agreed, hashes included.
 
     Raises:
+        UserError: the client has withdrawn from the run, or a deployed client has no records for it.
         LedgerError: the run is not enrolled here.
-        BudgetError: it cannot be the name of a run.
+        PolicyError, BudgetError: the policy has become stricter since, or this cannot be the name of a run.
     """
 
-    def __init__(self, home: ClientHome, run_id: str, index: int, data_root: str | None = None) -> None:
+    def __init__(self, home: ClientHome, run_id: str, index: int, places: Places | None = None) -> None:
         check_name("run id", run_id)  # it comes from the server, and becomes a path
-        self.home, self.run_id, self.index, self._data_root = home, run_id, index, data_root
+        check_takes_part(home.path, run_id)
+        self.home, self.run_id, self.index = home, run_id, index
+        self._places = places or Places()
         path = home.path / _RUNS / f"{run_id}.json"
         try:
             kept: dict[str, Any] = json.loads(path.read_bytes())
@@ -147,8 +149,31 @@ class Session:
             raise LedgerError(f"run {run_id}: is not enrolled at this client") from None
         # Where this client's data lie is for this client to say, not for the server.
         kept["config"]["data"]["root"] = None
-        self.config = RunConfig.from_dict(kept["config"])
-        self.plan = RunPlan.derive(self.config, BudgetPlan.from_dict(kept["plan"]), data_root)
+        agreed = RunConfig.from_dict(kept["config"])
+        self._places.check(agreed)
+        self.config = self._places.applied(agreed)
+        self.plan = RunPlan.derive(agreed, BudgetPlan.from_dict(kept["plan"]), self._places.data_root)
+        self._kept_terms = kept
+        self.check_allowed()
+
+    def check_allowed(self) -> None:
+        """Raise unless the client takes part in this run and its policy, as it is now, would let it enrol.
+
+        Cheap: the epsilon of the plan was composed at enrolment and is not composed again.
+
+        Raises:
+            Withdrawn, PolicyError, BudgetError, LedgerError: it does not, or not any more.
+        """
+        check_takes_part(self.home.path, self.run_id)
+        policy = ClientPolicy.load(self.home.path / POLICY)
+        # A run that an older version enrolled has no such terms on the disk: they were those of the policy.
+        check_run(policy, self.plan, self.index, self._kept_terms.get("roster", policy.roster))
+        if self._kept_terms.get("authority", policy.authority) != policy.authority:
+            raise PolicyError(
+                f"authority: the policy pins another one than when run {self.run_id} was enrolled"
+            )
+        with self.home.ledger() as ledger:
+            ledger.check_policy(self.run_id, policy)
 
     @cached_property
     def data(self) -> ClientData:
@@ -156,8 +181,17 @@ class Session:
 
         How many there must be is not asked of private ones: a refusal would tell the server their number.
         """
-        own = load_client(self.config, self.index, self._data_root, require_enough=self.config.is_public)
+        root, public = self._places.data_root, self.config.is_public
+        own = load_client(self.config, self.index, root, require_enough=public)
         return add_records(self.home.cache(self.run_id), own)
+
+    @cached_property
+    def masks(self) -> MaskBook:
+        """The client's masks of this run; raises UserError where its plan has none."""
+        book = book_of(self.home, self.plan, self.run_id)
+        if book is None:
+            raise UserError("privacy.pairwise_masks = false: contributions to this run are not masked")
+        return book
 
     @property
     def architecture(self) -> str:
@@ -242,4 +276,6 @@ class Session:
 
     def forget(self) -> None:
         """Remove what is of no use once the run is over."""
+        if self.plan.is_masked:
+            self.masks.forget()
         shutil.rmtree(self.home.cache(self.run_id), ignore_errors=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from mosaic_secure.config.methods import check_method
 from mosaic_secure.errors import UserError
 from mosaic_secure.models.names import CLASSIFIERS, WAVELET_DIM
+from privacy.secagg.quorum import FEWEST_HONEST, fewest_contributors
 
 if TYPE_CHECKING:
     from mosaic_secure.config.run import RunConfig
@@ -25,6 +26,7 @@ def check(config: RunConfig) -> None:
         _check_private(config)
     _check_partition(config)
     _check_trust(config)
+    _check_masks(config)
     _check_parts(config)
     if config.method == "mosaic":
         _check_assembly(config)
@@ -36,7 +38,9 @@ def check(config: RunConfig) -> None:
 def _check_data(config: RunConfig) -> None:
     data = config.data
     if data.dataset == "folder":
-        if data.path is None:
+        if data.clients_from == "own":
+            _check_own(config)
+        elif data.path is None:
             raise UserError("data.path is missing: data.dataset = 'folder' needs the folder of the images")
         if data.test_path is not None and data.test_fraction > 0:
             raise UserError("data.test_path and data.test_fraction are both set: keep one of them")
@@ -63,6 +67,28 @@ def _check_data(config: RunConfig) -> None:
     if data.csv is not None and data.clients_from != "csv":
         raise UserError(f"data.csv is set but data.clients_from is {data.clients_from!r}: set it to 'csv'")
     _check_declared(config)
+
+
+def _check_own(config: RunConfig) -> None:
+    """Nobody but a client sees its own folder, so nothing may be looked up in it, or cut from all of them."""
+    data = config.data
+    if data.path is not None:
+        raise UserError(
+            "data.path is set but data.clients_from is 'own': each client says on its own machine where its "
+            "records lie; remove it"
+        )
+    for name in ("class_names", "declared_records"):
+        if getattr(data, name) is None:
+            raise UserError(
+                f"data.{name} must be declared with data.clients_from = 'own': nobody but a client sees its "
+                "folder"
+            )
+    for name, off in (("limit", None), ("test_fraction", 0.0)):
+        if getattr(data, name) != off:
+            raise UserError(
+                f"data.{name} cuts one common set of records, and with data.clients_from = 'own' there is "
+                "none: remove it"
+            )
 
 
 def _check_declared(config: RunConfig) -> None:
@@ -170,6 +196,28 @@ def _check_trust(config: RunConfig) -> None:
         raise UserError(
             f"privacy.min_contributors = {config.min_contributors} is below honest_clients + "
             f"colluding_clients = {honest} + {colluding}: raise it, or count on fewer honest clients"
+        )
+
+
+def _check_masks(config: RunConfig) -> None:
+    privacy, clients = config.privacy, config.clients.count
+    if not privacy.pairwise_masks:
+        return
+    if not config.has_encrypted_sums:
+        raise UserError(
+            "privacy.pairwise_masks = true, but this run has no encrypted sums to mask: set it to false"
+        )
+    if config.honest_in_a_sum < FEWEST_HONEST:
+        fewest = fewest_contributors(clients, privacy.colluding_clients)
+        way = (
+            f"at least {privacy.colluding_clients + FEWEST_HONEST} clients must take part"
+            if fewest is None
+            else f"{fewest} or more of the {clients} clients must contribute (privacy.min_contributors, "
+            "privacy.allowed_dropouts)"
+        )
+        raise UserError(
+            f"privacy.pairwise_masks = true with min_contributors = {config.min_contributors} and "
+            f"colluding_clients = {privacy.colluding_clients}: a single client's sum could be opened; {way}"
         )
 
 

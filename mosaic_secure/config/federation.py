@@ -28,6 +28,9 @@ class DataConfig(Section):
     For private data everything that shapes a message is declared here and never read off the records:
     ``class_names``, ``declared_records``, ``image_size``, ``channels`` and ``population`` (the name under
     which ledgers add up what was spent; the same for every overlapping version of the data).
+
+    ``clients_from = "own"`` is for clients on machines of their own: each brings a folder of its images, one
+    sub-folder a class, whose place is said there and never here.
     """
 
     dataset: DatasetName = "digits"
@@ -36,7 +39,7 @@ class DataConfig(Section):
     root: str | None = None
     download: bool = True
     path: str | None = None
-    clients_from: Literal["partition", "subfolder", "csv"] = "partition"
+    clients_from: Literal["partition", "subfolder", "csv", "own"] = "partition"
     csv: str | None = None
     csv_column: str = "client"
     csv_file_column: str = "file"

@@ -23,7 +23,7 @@ PRESETS = ("accuracy", "synthetic")
 ONE_ARCHITECTURE = ("fedavg", "fedprox", "central")
 """Methods whose clients train the global model itself."""
 
-_ALONE = {"trust": "local", "honest_clients": None}
+_ALONE = {"trust": "local", "honest_clients": None, "pairwise_masks": False}
 _OFF = {"enabled": False}
 _NO_MOSAIC = {"prototypes": _OFF, "sampler": _OFF, "generator": _OFF, "experts": _OFF, "gate": _OFF}
 

@@ -18,7 +18,13 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
 _NOTHING = {"none", "null"}
 _GLOBAL: list[str] = []  # stands for the architecture of the global model, until that is known
-_PLACES = (("data", "root"), ("data", "download"), ("engine", "name"), ("engine", "workers"))
+_PLACES = (
+    ("data", "root"),
+    ("data", "download"),
+    ("engine", "name"),
+    ("engine", "workers"),
+    ("engine", "patience"),
+)
 
 
 def config_folder() -> Path:
@@ -70,11 +76,14 @@ def load_config(name_or_path: str | Path = "digits", overrides: Mapping[str, Any
 def config_hash(config: RunConfig) -> str:
     """SHA-256 (hex) of everything that decides the result.
 
-    Left out are where data lie and which engine with how many workers computes: they change no result.
+    Left out are where data lie and which engine with how many workers computes: they change no result. So
+    is the switch of pairwise masks where it is off, for runs that were made before there was one.
     """
     values = config.to_dict()
     for section, name in _PLACES:
         values[section].pop(name)
+    if not config.privacy.pairwise_masks:
+        values["privacy"].pop("pairwise_masks")
     text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -26,6 +26,10 @@ class PrivacyConfig(Section):
     Under ``trust = "distributed"`` each client adds 1/``honest_clients`` of the noise variance of a sum;
     ``honest_clients`` counts the protected client itself. The caps become the policy of clients that are
     created by this run; a client that has a policy keeps its own.
+
+    With ``pairwise_masks`` clients agree on masks that cancel in the encrypted sums, so that server and key
+    authority together learn sums only, with up to ``colluding_clients`` clients on their side. It costs one
+    more exchange in each encrypted round, and some precision.
     """
 
     epsilon: Epsilon = 4.0
@@ -35,6 +39,7 @@ class PrivacyConfig(Section):
     colluding_clients: Annotated[int, Field(ge=1)] = 1
     allowed_dropouts: Annotated[int, Field(ge=0)] = 0
     min_contributors: Annotated[int, Field(ge=2)] | None = None
+    pairwise_masks: bool = False
     shares: SharesConfig = SharesConfig()
     insecure_reproducible_noise: bool = False
     max_epsilon_per_run: Epsilon | None = None

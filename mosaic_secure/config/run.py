@@ -27,6 +27,7 @@ from mosaic_secure.config.stages import (
     SamplerConfig,
 )
 from mosaic_secure.errors import UserError
+from privacy.secagg.quorum import fewest_contributors, honest_in_a_sum
 
 PRIVATE_EPSILON_PER_RUN = 8.0
 PRIVATE_EPSILON_LIFETIME = 10.0
@@ -83,6 +84,11 @@ class RunConfig(Section):
         """``client-0`` and on, in order."""
         return tuple(f"client-{index}" for index in range(self.clients.count))
 
+    @property
+    def places(self) -> dict[str, int]:
+        """Client ids and their positions."""
+        return {client: index for index, client in enumerate(self.client_ids)}
+
     def architecture_of(self, index: int) -> str:
         """Name of the classifier that client ``index`` trains."""
         names = self.clients.architectures
@@ -123,12 +129,25 @@ class RunConfig(Section):
 
     @property
     def min_contributors(self) -> int:
-        """Fewest contributions that the key authority adds and decrypts."""
+        """Fewest contributions that the key authority adds and decrypts, and that clients help to unmask."""
         if self.privacy.min_contributors is not None:
             return self.privacy.min_contributors
         if self.privacy.trust == "distributed":
             return self.clients.count - self.privacy.allowed_dropouts
+        if self.privacy.pairwise_masks:
+            fewest = fewest_contributors(self.clients.count, self.privacy.colluding_clients)
+            return self.clients.count if fewest is None else fewest
         return min(max(2, self.clients.count // 2 + 1), self.clients.count)
+
+    @property
+    def has_encrypted_sums(self) -> bool:
+        """Whether clients contribute to sums under encryption."""
+        return self.method == "mosaic" and (self.prototypes.enabled or self.sampler.enabled)
+
+    @property
+    def honest_in_a_sum(self) -> int:
+        """Fewest honest clients in a sum that server, authority and colluders open under pairwise masks."""
+        return honest_in_a_sum(self.clients.count, self.privacy.colluding_clients, self.min_contributors)
 
     @property
     def max_epsilon_per_run(self) -> float:

@@ -270,9 +270,13 @@ class EngineConfig(Section):
     """Where the run is computed.
 
     ``workers``: client processes (0: in the calling one). ``threads``: torch threads of each process.
+    ``patience``: seconds that the server waits for the answers to one request; clients that have not answered
+    by then are left out of that stage, and an authority that is away is waited for as long. Without, a
+    deployed federation waits an hour, and a simulation for ever. "deployed" is what ``--federation`` sets.
     """
 
-    name: Literal["inprocess", "simulation"] = "inprocess"
+    name: Literal["inprocess", "simulation", "deployed"] = "inprocess"
     workers: Annotated[int, Field(ge=0, le=256)] | None = None
     device: Annotated[str, AfterValidator(_device)] = "auto"
     threads: Annotated[int, Field(ge=1, le=256)] | None = None
+    patience: Annotated[float, Field(gt=0, le=30 * 24 * 3600)] | None = None

@@ -61,8 +61,10 @@ def load_client(
         config: the run.
         client_index: 0 to ``clients.count - 1``.
         root: folder of the data; before ``data.root`` and ``MOSAIC_DATA``.
-        require_enough: refuse fewer than ``partition.min_records``. Not to be asked of private records while
-            others listen: ``min_records`` comes from the server, and a refusal answers how many there are.
+        require_enough: refuse fewer than ``partition.min_records``, and in a client's own folder
+            sub-folders of no class of the run. Not to be asked of private records while others listen:
+            ``min_records`` and ``class_names`` come from the server, and a refusal answers how many records
+            there are, or which classes.
 
     Raises:
         ClientDataError: private records cannot be used; the message stays here, its code may travel.
@@ -90,7 +92,7 @@ def load_public_test(
 
 def _load_client(config: RunConfig, index: int, root: str | Path | None, require_enough: bool) -> ClientData:
     info = data_info(config.data, root)
-    records, part = _client_part(config, info, index, root)
+    records, part = _client_part(config, info, index, root, strict=require_enough)
     name = config.client_ids[index]
     if require_enough:
         require_minimum(part, name, config.partition.min_records)
@@ -103,12 +105,16 @@ def _load_client(config: RunConfig, index: int, root: str | Path | None, require
 
 
 def _client_part(
-    config: RunConfig, info: DataInfo, index: int, root: str | Path | None
+    config: RunConfig, info: DataInfo, index: int, root: str | Path | None, strict: bool
 ) -> tuple[RawRecords, np.ndarray]:
     data = config.data
     if data.dataset != "folder":
         train = read_train(data, root)
         return train, deal(train.labels, config.partition, config.client_ids, config.partition_seed)[index]
+    if data.clients_from == "own":
+        own = folders.list_labelled(folders.folder_path(data, root), info.class_names, others=not strict)
+        every = np.arange(len(own.files))
+        return read_files(data, own, every), every
     alone = not config.is_public and data.clients_from == "subfolder"
     listed = _list_training_files(config, info, root, index if alone else None)
     chosen = _positions_by_client(config, listed)[index]
@@ -135,8 +141,8 @@ def _positions_by_client(config: RunConfig, listed: folders.FolderRecords) -> li
 
 
 def _public_partition(config: RunConfig, root: str | Path | None) -> tuple[np.ndarray, list[np.ndarray]]:
-    if not config.is_public:
-        raise UserError("the partition of private data is known to its clients only")
+    if not config.is_public or config.data.clients_from == "own":
+        raise UserError("the partition of private data, or of the clients' own, is known to its clients only")
     info = data_info(config.data, root)
     if config.data.dataset == "folder":
         listed = _list_training_files(config, info, root)

@@ -43,7 +43,8 @@ def check_available(data: DataConfig, root: str | Path | None = None) -> None:
         UserError: a missing root, folder or file; the line says what is needed.
     """
     if data.dataset == "folder":
-        folders.folder_path(data, root)
+        if data.clients_from != "own":
+            folders.folder_path(data, root)
         if data.test_path is not None:
             folders.test_folder_path(data, root)
     else:

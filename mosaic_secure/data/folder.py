@@ -28,6 +28,10 @@ class FolderRecords:
 
 def folder_path(data: DataConfig, root: str | Path | None = None) -> Path:
     """The folder of the images; a relative path lies under the data root when one is named."""
+    if data.clients_from == "own" and data.path is None:
+        raise UserError(
+            "data.clients_from = 'own': the records lie at the clients, each in a folder of its own"
+        )
     return _under_root(data, data.path or "", root, "data.path")
 
 
@@ -79,10 +83,28 @@ def list_records(
     return FolderRecords(files, labels, owners)
 
 
-def list_labelled(path: Path, class_names: Sequence[str]) -> FolderRecords:
-    """Find the image files of ``path/CLASS/...``."""
-    files, labels = _list_classes(path, class_names)
+def list_labelled(path: Path, class_names: Sequence[str], *, others: bool = False) -> FolderRecords:
+    """Find the image files of ``path/CLASS/...``; ``others``: pass over folders of other names."""
+    files, labels = _list_classes(path, class_names, others)
     return FolderRecords(files, labels, None)
+
+
+def list_classes(path: Path) -> dict[str, tuple[Path, ...]]:
+    """The image files of ``path/CLASS/...`` by class, whatever the classes are called.
+
+    Raises:
+        UserError: there is no image.
+    """
+    found = {folder.name: _images_below(folder) for folder in _folders(path)}
+    if not any(found.values()):
+        raise UserError(f"{path}: no image in it; it must hold one sub-folder a class, with images inside")
+    return found
+
+
+def check_images(files: Sequence[Path]) -> None:
+    """Open every image; raises UserError naming the first that cannot be read."""
+    for file in files:
+        _decode_one(file, 8, 1)
 
 
 def client_folders(path: Path, clients: int | None = None) -> list[Path]:
@@ -142,16 +164,23 @@ def _folders(path: Path) -> list[Path]:
     return sorted(item for item in path.iterdir() if item.is_dir() and not item.name.startswith("."))
 
 
-def _list_classes(path: Path, class_names: Sequence[str]) -> tuple[tuple[Path, ...], np.ndarray]:
+def _images_below(folder: Path) -> tuple[Path, ...]:
+    files = (file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    return tuple(sorted(files))
+
+
+def _list_classes(
+    path: Path, class_names: Sequence[str], others: bool = False
+) -> tuple[tuple[Path, ...], np.ndarray]:
     slots = {name: slot for slot, name in enumerate(class_names)}
     files: list[Path] = []
     labels: list[int] = []
     for folder in _folders(path):
         if folder.name not in slots:
+            if others:
+                continue
             raise UserError(f"{folder}: no class of this run; data.class_names has {', '.join(class_names)}")
-        inside = sorted(
-            file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()
-        )
+        inside = _images_below(folder)
         files += inside
         labels += [slots[folder.name]] * len(inside)
     return tuple(files), np.asarray(labels, dtype=np.int64)

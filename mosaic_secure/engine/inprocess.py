@@ -203,6 +203,9 @@ class InProcessGrid(Grid):
             if self._observer is not None:
                 self._observer("reply", node_id, outcome.reply)
             reply = message_from_proto(MessageProto.FromString(outcome.reply))
+            # Who answers, and to what, is for the engine to say, not for the app.
+            reply.metadata.__dict__["_src_node_id"] = node_id
+            reply.metadata.__dict__["_reply_to_message_id"] = request.metadata.message_id
         else:
             reply = Message(Error(_ERROR_CODES[outcome], outcome), reply_to=request)
         self._counter += 1

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -23,9 +24,10 @@ from privacy.errors import PrivacyError
 if TYPE_CHECKING:
     from flwr.serverapp import Grid
 
+    from mosaic_secure.engine.discovery import Node
     from mosaic_secure.engine.keeping import WorkerKeeper
 
-__all__ = ["RunResult", "Witness", "ledger_place", "train"]
+__all__ = ["RunResult", "Venue", "Witness", "ledger_place", "train"]
 
 CLIENT_APP = "mosaic_secure.client.app:app"
 LEDGER_VARIABLE = "MOSAIC_LEDGER_DIR"
@@ -41,6 +43,22 @@ class Witness(Protocol):
 
     def observe(self, kind: Literal["request", "reply"], node_id: int, message: bytes) -> None:
         """The very bytes of one message between server and a party."""
+
+
+@dataclass(frozen=True)
+class Venue:
+    """Parties that are elsewhere and look after themselves, reached through a grid that is open.
+
+    Attributes:
+        roster: party id -> public key (hex); the authority is "authority".
+        find: party id -> node of those that are there.
+        patience: seconds to wait for the answers to a request.
+    """
+
+    grid: Grid
+    roster: Mapping[str, str]
+    find: Callable[[], Mapping[str, Node]]
+    patience: float
 
 
 @dataclass(frozen=True)
@@ -96,6 +114,8 @@ def train(
     witness: Witness | None = None,
     keeper: WorkerKeeper | None = None,
     read: ReadingCallback | None = None,
+    venue: Venue | None = None,
+    client_app: str = CLIENT_APP,
 ) -> RunResult:
     """Run the federation of `config` and leave a sealed run in `out`.
 
@@ -107,18 +127,28 @@ def train(
         witness: sees all that the server sends and receives; for audits, and the engine "inprocess" alone.
         keeper: keeps worker processes from run to run; engine "inprocess" alone.
         read: is told losses of the server's own training, which follow from what clients released.
+        venue: where the parties are, if they are not to be simulated here.
+        client_app: where the ClientApp of all parties is, ``package.module:attribute``; another one than the
+            product's is for trying out what hostile clients can do.
 
     Raises:
         UserError, PrivacyError: bad input or a refused plan; nothing earned is lost, and a run that began can
             be resumed.
     """
     started = time.monotonic()
+    if config.engine.name == "deployed" and venue is None:
+        raise UserError("engine.name = 'deployed': needs --federation or --local-cluster")
     if ablate and config.method != "mosaic":
         raise UserError(f"--ablate takes the Mosaic method apart, and this run is of {config.method!r}")
+    own = config.data.clients_from == "own"
+    if own and venue is None:
+        raise UserError(
+            "data.clients_from = 'own' is for a deployed federation; in a simulation use 'subfolder'"
+        )
     tell = progress or (lambda _: None)
     device = _device(config.engine.device)
     check_available(config.data, config.data.root)
-    if config.is_public:
+    if config.is_public and not own:
         load_partition(config, config.data.root)  # refuses poor clients and empty classes before any cost
     parties = ledger_place(ledger_dir)
     path = out or default_run_path()
@@ -129,12 +159,16 @@ def train(
         if run.sealed:
             return _stored_result(run)
         try:
-            federation = provision(config, parties)
-            launch = _launcher(config, federation, stack, witness, keeper)
+            federation = provision(config, parties) if venue is None else None
+            launch = (
+                _launcher(config, federation, stack, witness, keeper, client_app)
+                if federation is not None
+                else partial(_on_grid, venue.grid)
+            )
             tell(Progress("planning", 0, 1))
             plan = build_plan(config, config.data.root)
             _check_architectures(plan)
-            if run.load_stage("enrol") is None:
+            if federation is not None and run.load_stage("enrol") is None:
                 federation.check(run.run_id, plan)
                 if witness is not None:
                     witness.begin(federation, run.run_id, plan)
@@ -148,7 +182,11 @@ def train(
         def serve(grid: Grid) -> None:
             from mosaic_secure.server.run import lead
 
-            kept.append(lead(grid, run, plan, federation.roster, device, tell, ablate, read))
+            if venue is None:
+                kept.append(lead(grid, run, plan, federation.roster, device, tell, ablate, read))
+            else:
+                away = venue.find, venue.patience
+                kept.append(lead(grid, run, plan, venue.roster, device, tell, ablate, read, *away))
 
         launch(serve)
         facts = kept[0]
@@ -178,6 +216,7 @@ def _launcher(
     stack: ExitStack,
     witness: Witness | None,
     keeper: WorkerKeeper | None,
+    client_app: str,
 ) -> Callable[[Callable[[Grid], None]], None]:
     """Start the engine's workers now and return a function that runs the server's side on them.
 
@@ -195,24 +234,26 @@ def _launcher(
         def simulate(serve: Callable[[Grid], None]) -> None:
             from mosaic_secure.engine.simulation import run_simulation
 
-            run_simulation(_server_app(serve), CLIENT_APP, nodes, workers=max(1, workers), threads=threads)
+            run_simulation(_server_app(serve), client_app, nodes, workers=max(1, workers), threads=threads)
 
         return simulate
     from mosaic_secure.engine.inprocess import FIRST_NODE_ID, InProcessGrid
 
     table = {FIRST_NODE_ID + index: node for index, node in enumerate(nodes)}
     observer = None if witness is None else witness.observe
-    pool = keeper.pool(CLIENT_APP, workers, threads) if keeper is not None and workers else None
+    pool = keeper.pool(client_app, workers, threads) if keeper is not None and workers else None
     grid = stack.enter_context(
-        InProcessGrid(table, CLIENT_APP, workers=workers, threads=threads, pool=pool, observer=observer)
+        InProcessGrid(table, client_app, workers=workers, threads=threads, pool=pool, observer=observer)
     )
 
-    def run(serve: Callable[[Grid], None]) -> None:
-        from flwr.app import Context, RecordDict
+    return partial(_on_grid, grid)
 
-        _server_app(serve)(grid, Context(0, 0, {}, RecordDict(), {}))
 
-    return run
+def _on_grid(grid: Grid, serve: Callable[[Grid], None]) -> None:
+    """Run the server's side here, on a grid that is open."""
+    from flwr.app import Context, RecordDict
+
+    _server_app(serve)(grid, Context(0, 0, {}, RecordDict(), {}))
 
 
 def _server_app(serve: Callable[[Grid], None]) -> Any:

@@ -13,20 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 from mosaic_secure.client.authority import AuthorityHome
 from mosaic_secure.client.session import IDENTITY, POLICY, ClientHome, enrol, ledger_population
+from mosaic_secure.client.withdrawal import Withdrawn
 from mosaic_secure.data import ClientDataError, load_client
 from mosaic_secure.errors import UserError
 from mosaic_secure.plan import ENCRYPTED
 from mosaic_secure.protocol.failures import note_failure
 from privacy.canonical import canonical_json
 from privacy.identity import SigningKey
-from privacy.policy import ClientPolicy
+from privacy.policy import ANY, ClientPolicy
 from privacy.storage import make_private_directory, write_durably
 
 if TYPE_CHECKING:
     from mosaic_secure.config import RunConfig
     from mosaic_secure.plan import RunPlan
 
-__all__ = ["Federation", "provision"]
+__all__ = ["Federation", "fewest_contributors", "provision", "starter_policy"]
 
 AUTHORITY = "authority"
 _RELEASES = ("counts", *ENCRYPTED, "classifier", "generator", "fine_tune")
@@ -79,6 +80,8 @@ class Federation:
         for client in self.clients:
             try:
                 enrol(ClientHome(self.home / client, client), run_id, config, budget, roster)
+            except Withdrawn:
+                continue  # the run goes on without it, if enough remain
             except ValueError as error:
                 raise type(error)(f"{client}: {error}") from None
 
@@ -115,32 +118,48 @@ def provision(config: RunConfig, ledger_dir: Path) -> Federation:
     for client in clients:
         path = home / client / POLICY
         if not path.exists():
-            _policy(config, name, pinned, roster[AUTHORITY]).save(path)
-    fewest = _fewest(config)
+            starter_policy(config, name, pinned, roster[AUTHORITY]).save(path)
+    fewest = fewest_contributors(config)
     AuthorityHome(home / AUTHORITY).set_terms(pinned, fewest)
     return Federation(home, roster, clients)
 
 
-def _fewest(config: RunConfig) -> int:
+def fewest_contributors(config: RunConfig) -> int:
     """Fewest contributors that parties insist on; method central has one client, and a home of its own."""
     return min(FEWEST_CONTRIBUTORS, config.clients.count) if config.is_public else config.min_contributors
 
 
-def _policy(config: RunConfig, population: str, roster: dict[str, str], authority: str) -> ClientPolicy:
+def starter_policy(
+    config: RunConfig, population: str, roster: dict[str, str], authority: str
+) -> ClientPolicy:
+    """The policy that a client starts with; its owner may change it, and nothing here overwrites it.
+
+    Args:
+        population: whose ledgers pay. roster: client id -> public key (hex). authority: public key (hex).
+    """
     return ClientPolicy(
         population=population,
         max_epsilon_per_run=config.max_epsilon_per_run,
         max_epsilon_lifetime=config.max_epsilon_lifetime,
         max_delta_lifetime=config.max_delta_lifetime,
         allowed_releases=frozenset(_RELEASES),
-        min_contributors=_fewest(config),
+        min_contributors=fewest_contributors(config),
         roster=roster,
         authority=authority,
         allow_insecure_noise=config.is_public,
         visibility="public" if config.is_public else "private",
         trust="distributed" if config.is_public else config.privacy.trust,
         colluding_clients=1 if config.is_public else config.privacy.colluding_clients,
+        allowed_architectures=frozenset({ANY} if config.is_public else _architectures(config)),
+        allowed_datasets=frozenset({ANY if config.is_public else config.data.dataset}),
+        pairwise_masks=not config.is_public and config.privacy.pairwise_masks,
     )
+
+
+def _architectures(config: RunConfig) -> set[str]:
+    """All networks that a configuration names, whether or not it switches on what trains them."""
+    named = (config.generator.architecture, config.global_model.architecture)
+    return {*config.clients.architectures, *named}
 
 
 def _check_dealing(home: Path, config: RunConfig) -> None:

@@ -141,9 +141,28 @@ def from_flower(cls: type[M], received: flwr.app.Message) -> M:
     """
     if received.has_error():
         raise ProtocolError(f"{cls.__name__}: an error came instead (code {received.error.code})")
+    if not received.has_content():
+        raise ProtocolError(f"{cls.__name__}: the message is empty")
     if received.metadata.message_type != cls.action:
         raise ProtocolError(f"{cls.__name__}: the message has another type")
     return decode(cls, received.content)
+
+
+def content_bytes(records: flwr.app.RecordDict) -> int:
+    """Bytes of the names, numbers, strings and arrays in Flower records; nothing is copied or decoded."""
+    from flwr.app import ArrayRecord
+
+    size = 0
+    for name, record in records.items():
+        size += len(name)
+        for key, value in record.items():
+            size += len(key)
+            if isinstance(record, ArrayRecord):
+                size += len(value.data) + len(value.dtype) + len(value.stype) + 8 * len(value.shape)
+            else:
+                parts = value if isinstance(value, list) else [value]
+                size += sum(len(part) if isinstance(part, str | bytes) else 8 for part in parts)
+    return size
 
 
 def _schema(cls: type[Message]) -> str:
@@ -205,4 +224,8 @@ def _array(cls: type[Message], spec: FieldSpec, array: Any) -> np.ndarray:
         raise ProtocolError(f"{where}: an array whose length does not fit its shape")
     if dtype.kind == "b" and array.data.strip(b"\0\1"):
         raise ProtocolError(f"{where}: a boolean array holds other values")
-    return np.frombuffer(array.data, dtype.newbyteorder("<")).astype(dtype).reshape(shape)
+    flat = np.frombuffer(array.data, dtype.newbyteorder("<")).astype(dtype)
+    try:
+        return flat.reshape(shape)
+    except ValueError:  # no numbers at all, in sides that are too long together
+        raise ProtocolError(f"{where}: an array of an impossible shape") from None

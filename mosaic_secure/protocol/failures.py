@@ -46,12 +46,17 @@ def failed_reply(
 
 
 def note_failure(home: object, what: str, error: BaseException) -> None:
-    """Append a traceback to ``failures.log`` in a party's home, if there is such a folder."""
-    if not isinstance(home, str) or not home or not Path(home).is_dir():
-        return
+    """Append a traceback to ``failures.log`` in a party's home, if there is such a folder.
+
+    Never raises: an exception here would travel in place of the one that is to be hidden. Names of files need
+    not be text, so what no encoding takes is escaped.
+    """
     try:
+        if not isinstance(home, str) or not home or not Path(home).is_dir():
+            return
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-        with os.fdopen(os.open(Path(home) / "failures.log", flags, 0o600), "a", encoding="utf-8") as out:
+        place = os.open(Path(home) / "failures.log", flags, 0o600)
+        with os.fdopen(place, "a", encoding="utf-8", errors="backslashreplace") as out:
             out.write(f"{what}\n{''.join(traceback.format_exception(error))}\n")
-    except OSError:
+    except Exception:
         return

@@ -1,8 +1,8 @@
 """Messages as frozen dataclasses whose every field says what kind of information it carries.
 
-A message class is declared once, with the :func:`message` decorator and, for each field, one of the six
-makers :func:`control`, :func:`public`, :func:`dp_release`, :func:`ciphertext`, :func:`decrypted_sum` and
-:func:`signed`.
+A message class is declared once, with the :func:`message` decorator and, for each field, one of the eight
+makers :func:`control`, :func:`public`, :func:`dp_release`, :func:`ciphertext`, :func:`decrypted_sum`,
+:func:`signed`, :func:`sealed` and :func:`mask_share`.
 The codec, the trust map and the message log all read that one declaration.
 """
 
@@ -11,12 +11,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any, ClassVar, Literal, TypeVar, dataclass_transform, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, dataclass_transform, get_args, get_type_hints
 
 import numpy as np
 
-FieldClass = Literal["control", "public", "dp_release", "ciphertext", "sum", "signature"]
-FIELD_CLASSES: tuple[FieldClass, ...] = ("control", "public", "dp_release", "ciphertext", "sum", "signature")
+FieldClass = Literal["control", "public", "dp_release", "ciphertext", "sum", "signature", "sealed", "share"]
+FIELD_CLASSES: tuple[FieldClass, ...] = get_args(FieldClass)
 Role = Literal["server", "client", "authority"]
 ROLES: tuple[Role, ...] = ("server", "client", "authority")
 
@@ -99,11 +99,30 @@ def signed(*, default: Any = dataclasses.MISSING, default_factory: Any = datacla
     return _field("signature", default, default_factory)
 
 
+def sealed(*, default: Any = dataclasses.MISSING, default_factory: Any = dataclasses.MISSING) -> Any:
+    """Shares of one client's mask secrets, encrypted for one other client; who carries it cannot read it."""
+    return _field("sealed", default, default_factory)
+
+
+def mask_share(*, default: Any = dataclasses.MISSING, default_factory: Any = dataclasses.MISSING) -> Any:
+    """Shares of the masks of one round in the clear, given once its contributors are settled."""
+    return _field("share", default, default_factory)
+
+
 @dataclass_transform(
     frozen_default=True,
     eq_default=False,
     kw_only_default=True,
-    field_specifiers=(control, public, dp_release, ciphertext, decrypted_sum, signed),
+    field_specifiers=(
+        control,
+        public,
+        dp_release,
+        ciphertext,
+        decrypted_sum,
+        signed,
+        sealed,
+        mask_share,
+    ),
 )
 def message(
     action: str,

@@ -16,12 +16,14 @@ from mosaic_secure.protocol.fields import (
     control,
     decrypted_sum,
     dp_release,
+    mask_share,
     message,
     public,
+    sealed,
     signed,
 )
 
-CODES = ("ok", "refused", "policy", "budget", "ledger", "conflict", "state", "failed")
+CODES = ("ok", "refused", "policy", "budget", "ledger", "conflict", "withdrawn", "state", "failed")
 
 
 @message("query.hello", sender=("client", "authority"), receiver="server")
@@ -43,13 +45,18 @@ class HelloRequest(Message):
 
 @message("query.enrol", sender="client", receiver="server")
 class EnrolReply(Message):
-    """A client's answer to the plan, with the head of its ledger after enrolment."""
+    """A client's answer to the plan, with the head of its ledger after enrolment.
+
+    Where contributions are masked it brings the client's public keys of the run, and their signature.
+    """
 
     accepted: bool = control()
     code: str = control()
     ledger_sequence: int = signed()
     ledger_digest: str = signed()
     ledger_signature: bytes = signed()
+    mask_keys_json: str = public(default="")
+    mask_keys_signature: bytes = signed(default=b"")
 
 
 @message("query.enrol", sender="server", receiver="client", reply=EnrolReply)
@@ -99,7 +106,11 @@ class PrototypeReply(Message):
 
 @message("train.prototypes", sender="server", receiver="client", reply=PrototypeReply)
 class PrototypeRequest(Message):
-    """Asks for one prototype round. ``broadcast`` holds what earlier decrypted sums led to."""
+    """Asks for one prototype round. ``broadcast`` holds what earlier decrypted sums led to.
+
+    Where contributions are masked, ``view_signatures`` are those of clients (``view_signers``) that have
+    signed who takes part in the masks.
+    """
 
     run_id: str = control()
     round_id: str = control()
@@ -107,6 +118,62 @@ class PrototypeRequest(Message):
     public_context: bytes = public()
     context_signature: bytes = signed()
     broadcast: Arrays = public(default_factory=dict)
+    view_signers: list[str] = control(default_factory=list)
+    view_signatures: list[bytes] = signed(default_factory=list)
+
+
+@message("query.mask_shares", sender="client", receiver="server")
+class MaskSharesReply(Message):
+    """Shares of a client's mask secrets of all rounds, one sealed box for each of ``receivers``."""
+
+    code: str = control()
+    receivers: list[str] = control(default_factory=list)
+    boxes: list[bytes] = sealed(default_factory=list)
+
+
+@message("query.mask_shares", sender="server", receiver="client", reply=MaskSharesReply)
+class MaskSharesRequest(Message):
+    """The signed public keys of all clients that offered any; asks each to deal shares to the others."""
+
+    run_id: str = control()
+    keys_json: list[str] = public()
+    signatures: list[bytes] = signed()
+
+
+@message("query.mask_view", sender="client", receiver="server")
+class MaskViewReply(Message):
+    """A client's signature of who takes part in the masks."""
+
+    code: str = control()
+    signature: bytes = signed(default=b"")
+
+
+@message("query.mask_view", sender="server", receiver="client", reply=MaskViewReply)
+class MaskViewRequest(Message):
+    """Who takes part in the masks: all that dealt shares, and the box that each sealed for this client."""
+
+    run_id: str = control()
+    members: list[str] = control()
+    boxes: list[bytes] = sealed()
+
+
+@message("query.unmask", sender="client", receiver="server")
+class UnmaskReply(Message):
+    """For each member of the masks, in order of their ids, a share of the one secret that this sum needs."""
+
+    code: str = control()
+    shares: list[bytes] = mask_share(default_factory=list)
+
+
+@message("query.unmask", sender="server", receiver="client", reply=UnmaskReply)
+class UnmaskRequest(Message):
+    """Names the settled contributors of a round, and asks for what takes the masks off their sum."""
+
+    run_id: str = control()
+    round_id: str = control()
+    contributors: list[str] = control()
+    view_signers: list[str] = control()
+    view_signatures: list[bytes] = signed()
 
 
 @message("query.decrypt", sender="authority", receiver="server")
@@ -123,8 +190,9 @@ class DecryptReply(Message):
 
 @message("query.decrypt", sender="server", receiver="authority", reply=DecryptReply)
 class DecryptRequest(Message):
-    """Which contributions of those that arrived are the round: the SHA-256 (hex) of each.
+    """Which contributions are the round: the SHA-256 (hex) of each.
 
+    ``brought`` are those of them that no `ContributeRequest` has brought before: all, unless they are many.
     The authority adds them itself; it never accepts a sum.
     """
 
@@ -132,6 +200,7 @@ class DecryptRequest(Message):
     round_id: str = control()
     magnitude_bound: int = control()
     contributions: list[str] = signed()
+    brought: list[bytes] = ciphertext(default_factory=list)
 
 
 @message("query.contribute", sender="authority", receiver="server")
@@ -143,7 +212,7 @@ class ContributeReply(Message):
 
 @message("query.contribute", sender="server", receiver="authority", reply=ContributeReply)
 class ContributeRequest(Message):
-    """Some of the signed contributions of one round, before a `DecryptRequest` names them all."""
+    """Some of the signed contributions of a round that are too many for its `DecryptRequest`."""
 
     run_id: str = control()
     round_id: str = control()
@@ -252,7 +321,10 @@ REQUESTS: tuple[type[Message], ...] = (
     HelloRequest,
     EnrolRequest,
     AuthorityOpen,
+    MaskSharesRequest,
+    MaskViewRequest,
     PrototypeRequest,
+    UnmaskRequest,
     ContributeRequest,
     DecryptRequest,
     LocalTrainingRequest,

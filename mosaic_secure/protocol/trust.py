@@ -9,8 +9,10 @@ from mosaic_secure.protocol.fields import FIELD_CLASSES, ROLES, Message, field_s
 from mosaic_secure.protocol.messages import MESSAGES
 
 FLOWS: Mapping[tuple[str, str], frozenset[str]] = {
-    ("server", "client"): frozenset({"control", "public", "signature"}),
-    ("client", "server"): frozenset({"control", "public", "dp_release", "ciphertext", "signature"}),
+    ("server", "client"): frozenset({"control", "public", "signature", "sealed"}),
+    ("client", "server"): frozenset(
+        {"control", "public", "dp_release", "ciphertext", "signature", "sealed", "share"}
+    ),
     ("server", "authority"): frozenset({"control", "ciphertext", "signature"}),
     ("authority", "server"): frozenset({"control", "public", "sum", "signature"}),
 }
@@ -29,6 +31,8 @@ _MEANING: Mapping[str, str] = {
     "ciphertext": "signed, encrypted sums over the records of one client",
     "sum": "decrypted sums over at least the agreed number of clients",
     "signature": "signatures, digests and heads of ledgers",
+    "sealed": "shares of mask secrets, each encrypted by one client for another",
+    "share": "shares of the masks of a round, once its contributors are settled",
 }
 _HOLDS: dict[str, str] = {
     "server": "the public encryption context",
@@ -47,6 +51,12 @@ _HOLDS_WITHOUT_SUMS: Mapping[str, str] = {
 _NEVER_WITHOUT_SUMS: Mapping[str, str] = {
     "server": "any record, exact counts",
     "authority": "weights, records",
+}
+_HOLDS_MASKED: Mapping[str, str] = {
+    "client": "its records, its budget ledger, its policy; masks that it agreed on with other clients",
+}
+_NEVER_MASKED: Mapping[str, str] = {
+    "authority": "weights, records, shares of masks; what it decrypts is masked, the sums as well",
 }
 
 
@@ -77,15 +87,20 @@ def check_flow(sender: str, receiver: str, message: Message | type[Message]) -> 
         raise TrustError(problem)
 
 
-def trust_table(encrypted: bool = True) -> dict[str, Any]:
+def trust_table(encrypted: bool = True, masked: bool = True) -> dict[str, Any]:
     """The trust map for reports: per role what it holds, receives and never sees; per field where it goes.
 
     Args:
         encrypted: whether the run has encrypted sums; without any, no key is made and no ciphertext is sent.
+        masked: whether contributions to these sums are under pairwise masks.
     """
     unsent = set() if encrypted else {"ciphertext", "sum"}
-    holds = _HOLDS if encrypted else _HOLDS | _HOLDS_WITHOUT_SUMS
-    never = _NEVER if encrypted else _NEVER | _NEVER_WITHOUT_SUMS
+    unsent |= set() if encrypted and masked else {"sealed", "share"}
+    holds, never = dict(_HOLDS), dict(_NEVER)
+    if not encrypted:
+        holds, never = holds | _HOLDS_WITHOUT_SUMS, never | _NEVER_WITHOUT_SUMS
+    elif masked:
+        holds, never = holds | _HOLDS_MASKED, never | _NEVER_MASKED
     roles = [
         {
             "role": role,

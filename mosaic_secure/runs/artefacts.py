@@ -7,7 +7,7 @@ describes them all.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -123,8 +123,8 @@ def read_global_model(run: RunDirectory) -> tuple[nn.Module, ModelSpec]:
     return fill(module, tensors, f"{run.path}/{GLOBAL_WEIGHTS}"), spec
 
 
-def write_collection(run: RunDirectory, folder: str, members: Sequence[Member]) -> None:
-    """Write networks under ``folder/``: a file of weights each, and the index that describes them."""
+def write_collection(run: RunDirectory, folder: str, members: Iterable[Member]) -> None:
+    """Write networks under ``folder/``, one after the other: a file of weights each, and the index of all."""
     entries = []
     for member in members:
         run.write_tensors(f"{folder}/{member.name}.safetensors", member.tensors)

@@ -230,6 +230,23 @@ class RunDirectory:
             return None
         return checkpoint.unpack(name, path.read_bytes(), str(path))
 
+    def require_stage(self, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Read a checkpoint that another one says is there.
+
+        Raises:
+            UserError: it is missing or damaged; the message names its file.
+        """
+        found = self.load_stage(name)
+        if found is None:
+            raise UserError(
+                f"checkpoint {self._stage_path(name)} is missing; resume the run to repeat that stage"
+            )
+        return found
+
+    def has_stage(self, name: str) -> bool:
+        """Whether there is a checkpoint of that name, sound or not."""
+        return self._stage_path(name).exists()
+
     def scratch(self, name: str) -> Path:
         """A folder for what may be lost, made by who fills it; sealing removes it."""
         self._refuse_sealed()

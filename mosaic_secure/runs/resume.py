@@ -12,7 +12,7 @@ from mosaic_secure.runs.directory import RunDirectory
 if TYPE_CHECKING:
     from mosaic_secure.config import RunConfig
 
-PLACES = frozenset({"data.root", "data.download", "engine.name", "engine.workers"})
+PLACES = frozenset({"data.root", "data.download", "engine.name", "engine.workers", "engine.patience"})
 """Fields that say where things are or run; they change no result and may change on a resume."""
 
 

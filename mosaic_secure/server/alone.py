@@ -12,6 +12,7 @@ from torch import nn
 from mosaic_secure.client.training import initial_classifier, set_weights
 from mosaic_secure.models.classifiers import predict_logits
 from mosaic_secure.server.scoring import Further, further_scores
+from mosaic_secure.server.stored import Stored
 
 if TYPE_CHECKING:
     from mosaic_secure.plan import RunPlan
@@ -22,14 +23,16 @@ __all__ = ["LOCAL_MEAN", "client_classifiers", "local_scores"]
 LOCAL_MEAN = "local mean"
 
 
-def client_classifiers(plan: RunPlan, releases: Releases) -> dict[str, tuple[str, nn.Module]]:
-    """Each client's whole classifier: client id -> (architecture, network)."""
-    built: dict[str, tuple[str, nn.Module]] = {}
-    for client, (architecture, weights) in releases.classifiers.items():
+def client_classifiers(plan: RunPlan, releases: Releases) -> Mapping[str, tuple[str, nn.Module]]:
+    """Each client's whole classifier, made when it is asked for: client id -> (architecture, network)."""
+
+    def build(client: str) -> tuple[str, nn.Module]:
+        architecture, weights = releases.classifiers[client]
         model = initial_classifier(plan.config, architecture, plan.image_shape, plan.num_classes)
         set_weights(model, weights)
-        built[client] = (architecture, model)
-    return built
+        return architecture, model
+
+    return Stored(list(releases.classifiers), build)
 
 
 def local_scores(
@@ -48,12 +51,17 @@ def local_scores(
     if not classifiers or test is None:
         return {}, {}
     images = torch.from_numpy(test[0])
-    outputs = {client: predict_logits(model, images) for client, (_, model) in classifiers.items()}
-    found = {client: float((said.argmax(-1).numpy() == test[1]).mean()) for client, said in outputs.items()}
+    found: dict[str, float] = {}
+    scored: dict[str, list[float | None]] = {}
+    for client, (_, model) in classifiers.items():
+        said = predict_logits(model, images)
+        found[client] = float((said.argmax(-1).numpy() == test[1]).mean())
+        for metric, score in further_scores({client: said}, test[1]).items():
+            scored.setdefault(metric, []).append(score[client])
     values = list(found.values())
     summary = {LOCAL_MEAN: float(np.mean(values)), "local min": min(values), "local max": max(values)}
     further: Further = {}
-    for metric, scored in further_scores(outputs, test[1]).items():
-        known = [value for value in scored.values() if value is not None]
-        further[metric] = {LOCAL_MEAN: float(np.mean(known)) if len(known) == len(scored) else None}
+    for metric, each in scored.items():
+        known = [value for value in each if value is not None]
+        further[metric] = {LOCAL_MEAN: float(np.mean(known)) if len(known) == len(each) else None}
     return summary | {f"local/{client}": value for client, value in found.items()}, further

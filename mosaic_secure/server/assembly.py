@@ -25,6 +25,7 @@ from mosaic_secure.server.experts import ExpertGroup, Memory, Mixture, class_exp
 from mosaic_secure.server.fresh_student import SCORE, fresh_student
 from mosaic_secure.server.gating import pool, starting_scores, train_gate
 from mosaic_secure.server.scoring import Further, further_scores
+from mosaic_secure.server.stored import Stored
 from mosaic_secure.server.synthetic import draw_from_generators, mix_records
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ __all__ = ["Assembly", "Parts", "Releases", "assemble"]
 
 @dataclass(frozen=True)
 class Releases:
-    """What the server holds after the clients' work.
+    """What the server has after the clients' work; of the weights of many clients some are in memory at a
+    time.
 
     Attributes:
         state: of the prototype expert, or None without prototypes.
@@ -98,7 +100,7 @@ class Assembly:
 
     Attributes:
         model: the global model.
-        mixture: all experts. generators: by client.
+        mixture: all experts. generators: by client, those of clients made anew whenever they are asked for.
         scores: accuracy by name ("global", "teacher", "fresh cnn", "experts/...") on the public test part, if
             any.
         facts: sizes and settings worth a line in the metrics.
@@ -215,9 +217,9 @@ def _mixture(plan: RunPlan, releases: Releases, parts: Parts, prototype: ExpertG
         members: dict[str, list[str]] = {}
         for client, (architecture, _) in releases.classifiers.items():
             members.setdefault(architecture, []).append(client)
+        weights = Stored(list(releases.classifiers), lambda client: releases.classifiers[client][1])
         for architecture, clients in members.items():
             template = initial_classifier(plan.config, architecture, plan.image_shape, plan.num_classes)
-            weights = [releases.classifiers[client][1] for client in clients]
             counts = np.stack([releases.counts[client] for client in clients])
             groups.append(
                 class_experts(architecture, template, clients, weights, counts, parts.class_experts)
@@ -225,15 +227,18 @@ def _mixture(plan: RunPlan, releases: Releases, parts: Parts, prototype: ExpertG
     return Mixture(tuple(groups))
 
 
-def _generators(plan: RunPlan, releases: Releases) -> dict[str, nn.Module]:
-    config, built = plan.config.generator, {}
-    for client, tensors in releases.generators.items():
+def _generators(plan: RunPlan, releases: Releases) -> Mapping[str, nn.Module]:
+    config = plan.config.generator
+
+    def build(client: str) -> nn.Module:
         model = build_generator(
             config.architecture, plan.image_shape, plan.num_classes, 0, latent_dim=config.latent_dim
         )
+        tensors = releases.generators[client]
         model.load_state_dict({name: torch.from_numpy(np.asarray(value)) for name, value in tensors.items()})
-        built[client] = model.eval().requires_grad_(False)
-    return built
+        return model.eval().requires_grad_(False)
+
+    return Stored(list(releases.generators), build)
 
 
 def _pool(
@@ -261,7 +266,7 @@ def _pool(
         own += [torch.ones(plan.num_classes, dtype=torch.bool), torch.full(asked.shape, close)]
     if use_generators:
         counts = np.stack([releases.counts[client] for client in generators])
-        pictures, classes = draw_from_generators(list(generators.values()), counts, drawn, seed, device)
+        pictures, classes = draw_from_generators(generators.values(), counts, drawn, seed, device)
         images.append(pictures)
         labels.append(classes)
         own.append(torch.zeros(len(classes), dtype=torch.bool))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mosaic_secure.masking import DEALT, VIEW, unmasking_stage
 from mosaic_secure.progress import ProgressCallback
 from mosaic_secure.server import enrolment, fine_tuning
 from mosaic_secure.server.assembly import Releases
@@ -31,6 +32,7 @@ class Coordinator:
         plan: of the run.
         roster: client id -> public key (hex); identity of the authority under "authority".
         progress: is told about stages; nothing in it depends on private data.
+        patience: seconds to wait for an authority that is away.
     """
 
     def __init__(
@@ -40,9 +42,10 @@ class Coordinator:
         plan: RunPlan,
         roster: Mapping[str, str],
         progress: ProgressCallback,
+        patience: float = 0.0,
     ) -> None:
         self._run, self._plan, self._progress = run, plan, progress
-        self._roll = Roll(courier, roster, plan.config.min_contributors, progress)
+        self._roll = Roll(courier, roster, plan.config.min_contributors, progress, patience)
 
     def collect(self) -> Releases:
         """Everything that the clients release, in the order of the plan."""
@@ -59,7 +62,7 @@ class Coordinator:
     @property
     def left_out(self) -> list[tuple[str, str, str]]:
         """(stage, client, code) of every client that a stage went on without, earlier attempts included."""
-        stages = ["enrol", *(r.round_id for r in self._plan.rounds)]
+        stages = ["enrol", DEALT, VIEW, *(r.round_id for r in self._plan.rounds)]
         stages += [f"local-{index}" for index in range(self._plan.config.classifier.rounds)]
         stages += [f"fine-tune-{index}" for index in range(self._plan.config.fine_tune.rounds)]
         out = []
@@ -67,13 +70,17 @@ class Coordinator:
             _, facts = self._run.load_stage(stage) or ({}, {})
             codes = facts.get("left_out", facts.get("refused", {}))
             out += [(stage, client, code) for client, code in codes.items()]
+            codes = facts.get("left_out_unmasking", {})
+            out += [(unmasking_stage(stage), client, code) for client, code in codes.items()]
+        _, ended = self._run.load_stage("finish") or ({}, {})
+        for stage, codes in ended.get("left_out", {}).items():
+            out += [(stage, client, code) for client, code in codes.items()]
         return out
 
     def fine_tune(self, weights: Mapping[str, np.ndarray], trained: tuple[str, ...]) -> dict[str, np.ndarray]:
         """The global model's state after the private rounds; `trained` names what clients send back."""
-        rounds = self._plan.config.fine_tune.rounds
-        place = (self._run, self._roll, self._progress)
-        return fine_tuning.fine_tune(*place, rounds, weights, trained, self._plan.num_classes)
+        place = (self._run, self._plan, self._roll, self._progress)
+        return fine_tuning.fine_tune(*place, weights, trained)
 
     def finish(self) -> dict[str, Any]:
         """End the run at every client and at the authority; returns signed ledger excerpts and anchors."""

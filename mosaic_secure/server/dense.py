@@ -151,7 +151,7 @@ def condense(
             read("distillation/loss", index, loss.item())
     student.eval().cpu()
     groups = [
-        class_experts(architecture, _template(plan, architecture), [client], [weights], own[None])
+        class_experts(architecture, _template(plan, architecture), [client], {client: weights}, own[None])
         for own, (client, (architecture, weights)) in zip(counts, releases.classifiers.items(), strict=True)
     ]
     facts = {"experts": len(groups), "synthetic_records": len(pool), "distilled_on": len(pool)}

@@ -8,7 +8,8 @@ call.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,6 +24,7 @@ __all__ = ["ExpertGroup", "Memory", "Mixture", "class_experts"]
 
 _BATCH = 512
 _SMALL = 64  # records on which all experts of a group work at once: more fall out of the processor's cache
+_MIXED_NUMBERS = 2**23  # of all clients together that are mixed at once: 32 MiB of float32
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class ExpertGroup:
         parts = []
         for batch in (self.features(images, device) if features is None else features).split(size):
             logits = vmap(one, in_dims=(0, None))(weights, batch.to(device))
-            parts.append(logits.log_softmax(-1).transpose(0, 1).cpu())
+            parts.append(_sound(logits.log_softmax(-1)).transpose(0, 1).cpu())
         return torch.cat(parts)
 
     def expert(self, index: int) -> dict[str, Tensor]:
@@ -81,26 +83,29 @@ def class_experts(
     architecture: str,
     template: nn.Module,
     clients: Sequence[str],
-    weights: Sequence[Mapping[str, np.ndarray]],
+    weights: Mapping[str, Mapping[str, np.ndarray]],
     counts: np.ndarray,
     per_class: bool = True,
 ) -> ExpertGroup:
     """The experts of one group.
 
     Args:
-        clients, weights: ids and DP-trained weights of the group's clients.
+        clients: ids of the group's clients.
+        weights: client id -> DP-trained weights. Some tensors of all clients are in memory at a time: a
+        client is
+            asked for as often as it takes.
         counts: [clients, K], their noised class counts; what is below zero counts as zero.
         per_class: False gives one expert, weighted by the clients' whole sizes.
 
     A group of one client has one expert: all of its class experts would be that client's model. A class that
     nobody in the group seems to have is weighted by the clients' whole sizes.
     """
-    stacked = {
-        name: torch.stack([torch.from_numpy(np.asarray(one[name])).float() for one in weights])
-        for name in weights[0]
-    }
     if len(clients) == 1:
-        return ExpertGroup(architecture, (f"{architecture}/{clients[0]}",), template, stacked)
+        alone = {
+            name: torch.from_numpy(np.asarray(value)).float()[None]
+            for name, value in weights[clients[0]].items()
+        }
+        return ExpertGroup(architecture, (f"{architecture}/{clients[0]}",), template, alone)
     shares = torch.from_numpy(np.maximum(counts, 0.0)).double()
     sizes = shares.sum(1, keepdim=True)
     if float(sizes.sum()) <= 0:
@@ -110,8 +115,35 @@ def class_experts(
     if not per_class:
         shares, names = sizes, (f"{architecture}/average",)
     shares = (shares / shares.sum(0)).float()
-    mixed = {name: torch.einsum("ie,i...->e...", shares, value) for name, value in stacked.items()}
+    mixed: dict[str, Tensor] = {}
+    for some in _at_once(weights[clients[0]], len(clients)):
+        stacked = {name: torch.empty(len(clients), *shape) for name, shape in some.items()}
+        for row, client in enumerate(clients):
+            given = weights[client]
+            for name, value in stacked.items():
+                value[row] = torch.from_numpy(np.asarray(given[name]))
+        mixed |= {name: torch.einsum("ie,i...->e...", shares, value) for name, value in stacked.items()}
     return ExpertGroup(architecture, names, template, mixed)
+
+
+def _at_once(first: Mapping[str, np.ndarray], clients: int) -> Iterator[dict[str, tuple[int, ...]]]:
+    """Shapes by name of tensors that are mixed together, in order: as many as fit, at least one."""
+    some: dict[str, tuple[int, ...]] = {}
+    held = 0
+    for name, value in first.items():
+        size = clients * np.size(value)
+        if some and held + size > _MIXED_NUMBERS:
+            yield some
+            some, held = {}, 0
+        some[name] = np.shape(value)
+        held += size
+    yield some
+
+
+def _sound(answers: Tensor) -> Tensor:
+    """Log-probabilities [..., K]; an answer that is not a number is that of an expert which knows nothing."""
+    known = answers.isfinite().all(-1, keepdim=True)
+    return torch.where(known, answers, answers.new_tensor(-math.log(answers.shape[-1])))
 
 
 class Memory:

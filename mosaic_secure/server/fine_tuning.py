@@ -6,113 +6,114 @@ weigh clients by their sizes, which here are their noised counts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mosaic_secure.progress import Progress, ProgressCallback
 from mosaic_secure.protocol.messages import FineTuneReply, FineTuneRequest
-from mosaic_secure.server.counts import usable_counts
+from mosaic_secure.server.averages import RunningMean
+from mosaic_secure.server.contributions import in_parts
+from mosaic_secure.server.counted import counts_in, named_counts
+from mosaic_secure.server.inspection import ExpectedModels, counts_fault, most_bytes
 
 if TYPE_CHECKING:
+    from mosaic_secure.plan import RunPlan
     from mosaic_secure.runs.directory import RunDirectory
     from mosaic_secure.server.roll import Roll
 
 __all__ = ["fine_tune"]
 
-_COUNTS = "counts/"
-
 
 def fine_tune(
     run: RunDirectory,
+    plan: RunPlan,
     roll: Roll,
     progress: ProgressCallback,
-    rounds: int,
     weights: Mapping[str, np.ndarray],
     trained: tuple[str, ...],
-    num_classes: int,
 ) -> dict[str, np.ndarray]:
-    """The global model's state after the private rounds.
+    """The global model's state after the private rounds of the plan.
 
-    Clients that send noised counts in the first round are weighted by them from then on, and those that send
-    none that can be used by nothing; where nobody sends any, all count alike.
+    Clients that send noised counts in the first round are weighted by them from then on, and those that were
+    left out of it by nothing; where nobody sends any, all count alike. A round whose checkpoint is found is
+    not asked for again.
 
     Args:
-        rounds: how many; a round whose checkpoint is found is not asked for again.
         weights: the state before them.
         trained: names of what clients send back.
 
     Raises:
         UserError, BudgetError, LedgerError: too few clients of a round returned usable weights.
     """
-    current = dict(weights)
+    current, rounds = dict(weights), plan.config.fine_tune.rounds
+    expected = ExpectedModels(plan)
     sizes: dict[str, float] = {}
     for index in range(rounds):
         stage = f"fine-tune-{index}"
         found = run.load_stage(stage)
         if found is None:
             request = FineTuneRequest(run_id=run.run_id, round=index, weights=current)
-            replies = roll.ask(stage, request, FineTuneReply)
-            sane = _checked(roll, stage, replies, trained, current)
-            counts: dict[str, np.ndarray] = {}
-            if index == 0:
-                counts = usable_counts({c: r.counts for c, r in replies.items()}, num_classes)
-                sizes = _sizes(counts)
-            arrays = _mean(sane, sizes, _names(trained, current))
-            arrays |= {f"{_COUNTS}{client}": value for client, value in counts.items()}
-            run.save_stage(stage, arrays, {"left_out": roll.left_out(stage)})
+            arrays, clients = _round(plan, roll, request, trained, expected, sizes)
+            run.save_stage(stage, arrays, {"left_out": roll.left_out(stage), "clients": clients})
         else:
             arrays = found[0]
-            if index == 0:
-                kept = {n.removeprefix(_COUNTS): a for n, a in arrays.items() if n.startswith(_COUNTS)}
-                sizes = _sizes(kept)
+            sizes.update((client, _size(counts)) for client, counts in counts_in(arrays).items())
         current.update({name: arrays[name].astype(np.float32) for _, name in _names(trained, current)})
         progress(Progress("global rounds", index + 1, rounds))
     return current
 
 
-def _sizes(counts: Mapping[str, np.ndarray]) -> dict[str, float]:
-    return {client: max(0.0, float(value.sum())) for client, value in counts.items()}
-
-
-def _mean(
-    sane: Mapping[str, Mapping[str, np.ndarray]], sizes: Mapping[str, float], names: list[tuple[str, str]]
-) -> dict[str, np.ndarray]:
-    """Weighted by size; plainly where no size of those that are here is above 0."""
-    shares = np.array([sizes.get(client, 0.0) for client in sane])
-    if shares.sum() <= 0:
-        return {name: np.mean([w[short] for w in sane.values()], axis=0) for short, name in names}
-    return {
-        name: np.average([w[short] for w in sane.values()], axis=0, weights=shares) for short, name in names
-    }
-
-
-def _checked(
+def _round(
+    plan: RunPlan,
     roll: Roll,
-    stage: str,
-    replies: Mapping[str, FineTuneReply],
+    request: FineTuneRequest,
     trained: tuple[str, ...],
-    state: Mapping[str, np.ndarray],
-) -> dict[str, Mapping[str, np.ndarray]]:
-    """Weights that can be used, by client; the senders of others lose this round, by name."""
-    good = {client: r.weights for client, r in replies.items() if _fits(r.weights, trained, state)}
-    roll.leave_out(stage, {client: "malformed" for client in replies if client not in good})
-    roll.need(good, roll.left_out(stage), stage)
-    return good
+    expected: ExpectedModels,
+    sizes: dict[str, float],
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The mean of one round, by names in the whole model, and in the first round counts by client; and the
+    clients in it.
+
+    Args:
+        sizes: client -> weight in the mean; filled in the first round.
+    """
+    stage, counted = f"fine-tune-{request.round}", request.round == 0 and plan.config.method != "mosaic"
+    start = {short: request.weights[name] for short, name in _names(trained, request.weights)}
+    places = plan.config.places
+    mean, counts, refused = RunningMean(), {}, {}
+    taken: list[str] = []
+
+    def ask(part: Sequence[str]) -> None:  # a function, so that no reply outlives it
+        good, bad = roll.answers(stage, {client: request for client in part}, FineTuneReply)
+        for client, reply in good.items():
+            fault = counts_fault(reply.counts, plan, places[client], wanted=counted)
+            if fault := fault or expected.tuned_fault(reply.weights, places[client], start):
+                bad[client] = fault
+                continue
+            if reply.counts:
+                counts[client] = reply.counts["counts"]
+                sizes[client] = _size(reply.counts["counts"])
+            mean.add({short: reply.weights[short] for short in start}, sizes.get(client, 0.0))
+            taken.append(client)
+        roll.leave_out(stage, bad)
+        refused.update(bad)
+
+    sent = sum(array.nbytes for array in request.weights.values())
+    for part in in_parts(roll.clients, sent + most_bytes(plan)[FineTuneReply]):
+        ask(part)
+    roll.need(taken, refused, stage)
+    found = mean.mean()
+    return {name: found[short] for short, name in _names(trained, request.weights)} | named_counts(
+        counts
+    ), taken
+
+
+def _size(counts: np.ndarray) -> float:
+    return max(0.0, float(counts.sum()))
 
 
 def _names(trained: tuple[str, ...], state: Mapping[str, np.ndarray]) -> list[tuple[str, str]]:
     """Pairs of a trained part's name and its name in the whole model."""
     return [(n, n if n in state else f"head.{n}") for n in trained]
-
-
-def _fits(
-    weights: Mapping[str, np.ndarray], trained: tuple[str, ...], state: Mapping[str, np.ndarray]
-) -> bool:
-    return set(weights) == set(trained) and all(
-        weights[short].shape == state[name].shape
-        and weights[short].dtype.kind == "f"
-        and bool(np.isfinite(weights[short]).all())
-        for short, name in _names(trained, state)
-    )

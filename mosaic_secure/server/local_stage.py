@@ -1,19 +1,23 @@
-"""The local stage at the server: asks for trained weights, checks them, and averages them between rounds."""
+"""The local stage at the server: asks for trained weights, checks them, and averages them between rounds.
+
+What each client sent is a checkpoint of its own, read back when it is needed: of many clients a few are in
+memory.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mosaic_secure.client.training import initial_classifier, weights_of
-from mosaic_secure.models.registry import build_generator
 from mosaic_secure.progress import Progress, ProgressCallback
 from mosaic_secure.protocol.messages import LocalTrainingReply, LocalTrainingRequest
+from mosaic_secure.server.averages import RunningMean
 from mosaic_secure.server.class_sampler import sampler_of
-from mosaic_secure.server.counts import usable_counts
+from mosaic_secure.server.contributions import in_parts
+from mosaic_secure.server.inspection import ExpectedModels, most_bytes
+from mosaic_secure.server.stored import Stored
 
 if TYPE_CHECKING:
     from mosaic_secure.plan import RunPlan
@@ -22,9 +26,9 @@ if TYPE_CHECKING:
     from mosaic_secure.server.prototypes import PrototypeState
     from mosaic_secure.server.roll import Roll
 
-__all__ = ["ExpectedModels", "LocalStage"]
+__all__ = ["LocalStage"]
 
-Shapes = Mapping[str, tuple[int, ...]]
+Arrays = dict[str, np.ndarray]
 
 
 class LocalStage:
@@ -32,10 +36,12 @@ class LocalStage:
 
     def __init__(self, run: RunDirectory, plan: RunPlan, roll: Roll, progress: ProgressCallback) -> None:
         self._run, self._plan, self._roll, self._progress = run, plan, roll, progress
+        self._expected = ExpectedModels(plan)
+        self._places = plan.config.places
 
     def collect(
         self, state: PrototypeState | None, images: ImageState | None
-    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, np.ndarray]]:
+    ) -> tuple[Mapping[str, tuple[str, Arrays]], Mapping[str, Arrays], dict[str, np.ndarray]]:
         """Classifiers (averaged in their group between rounds), generators, and counts that come this late.
 
         Args:
@@ -43,47 +49,100 @@ class LocalStage:
                 None without.
 
         Returns:
-            client id -> (architecture, weights), -> weights, -> noised class counts, float64 [K].
+            client id -> (architecture, weights), -> weights, -> noised class counts, float64 [K]. The first
+            two read a client's weights from its checkpoint whenever they are asked for them.
 
         Raises:
             UserError, BudgetError, LedgerError: too few clients are left.
         """
-        plan, config, roll = self._plan, self._plan.config, self._roll
         broadcast = self._broadcast(state, images)
-        kinds = {client: config.architecture_of(int(client.rsplit("-", 1)[1])) for client in roll.clients}
-        starts: dict[str, dict[str, np.ndarray]] = {}
-        rounds = config.classifier.rounds
+        starts: dict[str, Arrays] = {}
+        rounds = self._plan.config.classifier.rounds
         for index in range(rounds):
             stage, last = f"local-{index}", index == rounds - 1
-            found = self._run.load_stage(stage)
-            if found is None:
-                requests = {
-                    client: LocalTrainingRequest(
-                        run_id=self._run.run_id,
-                        round=index,
-                        broadcast=broadcast if last else {},
-                        weights=starts.get(kinds[client], {}),
-                    )
-                    for client in roll.clients
-                }
-                replies = roll.ask_each(stage, requests, LocalTrainingReply)
-                replies = self._checked(stage, replies, kinds, last=last)
-                arrays = {
-                    f"{kind}/{client}/{name}": value
-                    for client, reply in replies.items()
-                    for kind in ("classifier", "generator", "counts")
-                    for name, value in getattr(reply, kind).items()
-                }
-                self._run.save_stage(stage, arrays, {"left_out": roll.left_out(stage)})
-            else:
-                arrays = found[0]
-            classifiers, generators, late = _grouped(arrays, roll.clients)
-            starts = _averages(classifiers, kinds)
+            clients = self._done(stage)
+            if clients is None:
+                clients = self._ask(stage, index, broadcast if last else {}, starts)
+            if not last:
+                starts = self._averages(stage, clients)
             self._progress(Progress("local training", index + 1, rounds))
-        named = {client: (kinds[client], weights) for client, weights in classifiers.items()}
-        return named, generators, usable_counts(late, plan.num_classes)
+        with_generators = clients if self._plan.config.generator.enabled else []
+        late = {client: self._part(stage, client, "counts") for client in clients}
+        return (
+            Stored(clients, lambda c: (self._architecture(c), self._part(stage, c, "classifier"))),
+            Stored(with_generators, lambda c: self._part(stage, c, "generator")),
+            {client: arrays["counts"] for client, arrays in late.items() if arrays},
+        )
 
-    def _broadcast(self, state: PrototypeState | None, images: ImageState | None) -> dict[str, np.ndarray]:
+    def _done(self, stage: str) -> list[str] | None:
+        """The clients whose weights a finished round has, in the order of the roll; None if it is not."""
+        found = self._run.load_stage(stage)
+        if found is None or "clients" not in found[1]:  # an older version had all weights in one checkpoint
+            return None
+        clients = [client for client in self._roll.clients if client in found[1]["clients"]]
+        whole = all(self._run.has_stage(f"{stage}.{client}") for client in clients)
+        return clients if whole else None
+
+    def _ask(self, stage: str, index: int, broadcast: Arrays, starts: Mapping[str, Arrays]) -> list[str]:
+        """One round: clients whose weights can be used. The others lose it, by name."""
+        roll, last = self._roll, index == self._plan.config.classifier.rounds - 1
+        taken: list[str] = []
+        refused: dict[str, str] = {}
+
+        def ask(part: Sequence[str]) -> None:  # a function, so that no reply outlives it
+            requests = {
+                client: LocalTrainingRequest(
+                    run_id=self._run.run_id,
+                    round=index,
+                    broadcast=broadcast,
+                    weights=starts.get(self._architecture(client), {}),
+                )
+                for client in part
+            }
+            good, bad = roll.answers(stage, requests, LocalTrainingReply)
+            for client, reply in good.items():
+                start = starts.get(self._architecture(client))
+                if fault := self._expected.local_fault(reply, self._places[client], start, last=last):
+                    bad[client] = fault
+                    continue
+                self._keep(stage, client, reply)
+                taken.append(client)
+            roll.leave_out(stage, bad)
+            refused.update(bad)
+
+        sent = sum(array.nbytes for arrays in (broadcast, *starts.values()) for array in arrays.values())
+        for part in in_parts(roll.clients, sent + most_bytes(self._plan)[LocalTrainingReply]):
+            ask(part)
+        roll.need(taken, refused, stage)
+        self._run.save_stage(stage, {}, {"left_out": roll.left_out(stage), "clients": taken})
+        return taken
+
+    def _keep(self, stage: str, client: str, reply: LocalTrainingReply) -> None:
+        arrays = {
+            f"{kind}/{name}": value
+            for kind in ("classifier", "generator", "counts")
+            for name, value in getattr(reply, kind).items()
+        }
+        self._run.save_stage(f"{stage}.{client}", arrays, {})
+
+    def _part(self, stage: str, client: str, kind: str) -> Arrays:
+        """Arrays of one kind that a client sent in a finished round, sorted by name."""
+        arrays, _ = self._run.require_stage(f"{stage}.{client}")
+        prefix = f"{kind}/"
+        return {name.removeprefix(prefix): arrays[name] for name in sorted(arrays) if name.startswith(prefix)}
+
+    def _architecture(self, client: str) -> str:
+        return self._plan.config.architecture_of(self._places[client])
+
+    def _averages(self, stage: str, clients: Sequence[str]) -> dict[str, Arrays]:
+        """The mean weights of each architecture group."""
+        groups: dict[str, RunningMean] = {}
+        for client in clients:
+            group = groups.setdefault(self._architecture(client), RunningMean())
+            group.add(self._part(stage, client, "classifier"))
+        return {kind: group.mean() for kind, group in groups.items()}
+
+    def _broadcast(self, state: PrototypeState | None, images: ImageState | None) -> Arrays:
         """What generators are trained towards: moments of pooled pixels, where they were released."""
         if not self._plan.config.generator.enabled:
             return {}
@@ -92,81 +151,3 @@ class LocalStage:
             return {}
         means, seconds = sampler.pooled_moments()
         return {"pixel_means": means, "pixel_seconds": seconds}
-
-    def _checked(
-        self,
-        stage: str,
-        replies: Mapping[str, LocalTrainingReply],
-        kinds: Mapping[str, str],
-        *,
-        last: bool,
-    ) -> dict[str, LocalTrainingReply]:
-        """Replies whose weights can be used; the others lose their sender this round, by name."""
-        expected = ExpectedModels(self._plan)
-        good = {c: r for c, r in replies.items() if expected.fits(r, kinds[c], last=last)}
-        bad = {client: "malformed" for client in replies if client not in good}
-        self._roll.leave_out(stage, bad)
-        self._roll.need(good, self._roll.left_out(stage), stage)
-        return good
-
-
-class ExpectedModels:
-    """Names and shapes of all that clients send in local training, from the plan."""
-
-    def __init__(self, plan: RunPlan) -> None:
-        self._plan = plan
-        self._classifier = cache(self._classifier_shapes)
-        self._generator = cache(self._generator_shapes)
-
-    def fits(self, reply: LocalTrainingReply, architecture: str, *, last: bool) -> bool:
-        """Whether a reply holds a whole classifier of `architecture`, in the last round a generator too,
-        every number finite, and nothing else."""
-        generator = self._generator() if last and self._plan.config.generator.enabled else {}
-        return _fits(reply.classifier, self._classifier(architecture)) and _fits(reply.generator, generator)
-
-    def _classifier_shapes(self, architecture: str) -> Shapes:
-        plan = self._plan
-        model = initial_classifier(plan.config, architecture, plan.image_shape, plan.num_classes)
-        return {name: value.shape for name, value in weights_of(model).items()}
-
-    def _generator_shapes(self) -> Shapes:
-        plan, config = self._plan, self._plan.config.generator
-        model = build_generator(
-            config.architecture, plan.image_shape, plan.num_classes, 0, latent_dim=config.latent_dim
-        )
-        return {name: tuple(value.shape) for name, value in model.state_dict().items()}
-
-
-def _fits(weights: Mapping[str, np.ndarray], shapes: Shapes) -> bool:
-    return weights.keys() == shapes.keys() and all(
-        value.shape == shapes[name] and value.dtype.kind == "f" and bool(np.isfinite(value).all())
-        for name, value in weights.items()
-    )
-
-
-def _grouped(arrays: Mapping[str, np.ndarray], clients: list[str]) -> tuple[dict, dict, dict]:
-    """Classifiers, generators and counts, each by client in the order of `clients`, then by tensor.
-
-    A checkpoint does not keep the order of its tensors, and the order of clients decides sums and draws.
-    """
-    kinds: dict[str, dict[str, dict[str, np.ndarray]]] = {"classifier": {}, "generator": {}, "counts": {}}
-    found: dict[tuple[str, str], dict[str, np.ndarray]] = {}
-    for path in sorted(arrays):
-        kind, client, name = path.split("/", 2)
-        found.setdefault((kind, client), {})[name] = arrays[path]
-    for kind, members in kinds.items():
-        members.update((client, found[kind, client]) for client in clients if (kind, client) in found)
-    return kinds["classifier"], kinds["generator"], kinds["counts"]
-
-
-def _averages(
-    classifiers: Mapping[str, Mapping[str, np.ndarray]], kinds: Mapping[str, str]
-) -> dict[str, dict[str, np.ndarray]]:
-    """The mean weights of each architecture group."""
-    groups: dict[str, list[Mapping[str, np.ndarray]]] = {}
-    for client, weights in classifiers.items():
-        groups.setdefault(kinds[client], []).append(weights)
-    return {
-        kind: {name: np.mean([w[name] for w in members], axis=0) for name in members[0]}
-        for kind, members in groups.items()
-    }

@@ -9,6 +9,7 @@ import numpy as np
 
 from mosaic_secure.plan import PROTOTYPE_ROUNDS
 from mosaic_secure.server import prototypes
+from privacy.mechanisms import LARGEST_WEIGHT
 
 if TYPE_CHECKING:
     from mosaic_secure.plan import EncryptedRound, RunPlan
@@ -33,7 +34,9 @@ class PrototypeLearner:
         """What clients need to know of earlier rounds for this one."""
         state = self.state
         if wanted.release == "gradient":
-            return {"centre": state.centre, "metric": state.metric, "weights": state.scaled_weights}
+            # A lie inside the sums must not make a model that every client refuses.
+            weights = np.clip(state.scaled_weights, -LARGEST_WEIGHT, LARGEST_WEIGHT)
+            return {"centre": state.centre, "metric": state.metric, "weights": weights}
         return {"centre": state.centre} if wanted.release == "moments" else {}
 
     def learn(

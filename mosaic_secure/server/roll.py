@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sized
+import time
+from collections.abc import Callable, Mapping, Sized
 from typing import TYPE_CHECKING, Any
 
 from mosaic_secure.errors import UserError
 from mosaic_secure.progress import Progress, ProgressCallback
-from mosaic_secure.server.courier import Courier, Refused
+from mosaic_secure.server.courier import LOST, Courier, Refused
 from privacy.errors import BudgetError, LedgerError
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Roll"]
 
 AUTHORITY = "authority"
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 15.0  # seconds
 
 
 class Roll:
@@ -26,6 +28,7 @@ class Roll:
         roster: client id -> public key (hex); identity of the authority under "authority".
         fewest: clients that every stage needs.
         progress: is told about every client that a stage goes on without.
+        patience: seconds to wait for an authority that is away; nothing can go on without it.
 
     Attributes:
         keys: client id -> public key (hex), of every client of the roster.
@@ -34,8 +37,14 @@ class Roll:
     """
 
     def __init__(
-        self, courier: Courier, roster: Mapping[str, str], fewest: int, progress: ProgressCallback
+        self,
+        courier: Courier,
+        roster: Mapping[str, str],
+        fewest: int,
+        progress: ProgressCallback,
+        patience: float = 0.0,
     ) -> None:
+        self._patience = patience
         self._courier, self._fewest, self._progress = courier, fewest, progress
         self.authority = bytes.fromhex(roster[AUTHORITY])
         self.keys = {party: key for party, key in roster.items() if party != AUTHORITY}
@@ -43,8 +52,27 @@ class Roll:
         self._left_out: dict[str, dict[str, str]] = {}
 
     def ask_authority(self, stage: str, request: Message, reply: type) -> Any:
-        """The key authority's answer: a `reply`, or `Refused`."""
+        """The key authority's answer: a `reply`, or `Refused`. It is asked again while it is away."""
+        return self.patiently(stage, lambda: self.ask_authority_once(stage, request, reply))
+
+    def ask_authority_once(self, stage: str, request: Message, reply: type) -> Any:
+        """As `ask_authority`, for whoever asks again by other means (`patiently`)."""
         return self._courier.ask_one(stage, AUTHORITY, request, reply)
+
+    def patiently(self, stage: str, ask: Callable[[], Any]) -> Any:
+        """What `ask` gives. While that is a sign that the authority is away, it is called again.
+
+        All that is asked of the authority may be asked twice: it answers the same.
+        """
+        end = time.monotonic() + self._patience
+        pause = _FIRST_PAUSE
+        while isinstance(answer := ask(), Refused) and answer.code in LOST:
+            if time.monotonic() + pause > end:
+                break
+            self._progress(Progress(stage, note=f"waits for the key authority: {answer.code}"))
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        return answer
 
     def answers(
         self, stage: str, requests: Mapping[str, Message], reply: type

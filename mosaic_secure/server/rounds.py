@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mosaic_secure.masking import magnitude_bound
 from mosaic_secure.protocol.messages import (
     ContributeReply,
     ContributeRequest,
     DecryptReply,
     DecryptRequest,
 )
-from mosaic_secure.server.courier import Refused
+from mosaic_secure.server.courier import LOST, Refused
 from privacy.errors import AggregationError
 from privacy.secagg.aggregation import sum_contributions, sum_digest
 from privacy.secagg.results import DecryptedSum
 
 if TYPE_CHECKING:
     from mosaic_secure.plan import EncryptedRound, RunPlan
-    from mosaic_secure.protocol.fields import Message
     from mosaic_secure.server.contributions import Contributions
     from mosaic_secure.server.roll import Roll
 
@@ -62,15 +62,14 @@ def decrypt_round(
             f"round {wanted.round_id}: was begun with {missing[0]}, which has now sent nothing valid "
             f"({faults.get(missing[0], 'silent')}); resume the run once it answers again"
         )
-    for names in contributions.in_parts(contributions.names(chosen)):
-        _bring(roll, wanted, run_id, contributions.read(names))
-    request = DecryptRequest(
-        run_id=run_id,
-        round_id=wanted.round_id,
-        magnitude_bound=wanted.mechanism.limit * len(roll.keys),
-        contributions=contributions.names(chosen),
+    bound = magnitude_bound(plan, wanted)
+    answer = roll.patiently(
+        wanted.round_id, lambda: _decrypted(roll, wanted, run_id, contributions, chosen, bound)
     )
-    answer = _ask(roll, wanted, request, DecryptReply)
+    if isinstance(answer, Refused):
+        if answer.code not in LOST:
+            contributions.give_up()
+        raise AggregationError(f"round {wanted.round_id}: the key authority aborted it ({answer.code})")
     found = DecryptedSum(
         run_id,
         wanted.round_id,
@@ -91,14 +90,35 @@ def decrypt_round(
     return found.values, list(found.contributors)
 
 
-def _bring(roll: Roll, wanted: EncryptedRound, run_id: str, part: list[bytes]) -> None:
+def _decrypted(
+    roll: Roll,
+    wanted: EncryptedRound,
+    run_id: str,
+    contributions: Contributions,
+    chosen: list[str],
+    bound: int,
+) -> DecryptReply | Refused:
+    """Bring the authority the contributions and have them decrypted: in one message, unless they are many.
+
+    An authority that was away may have lost what was brought before, so all of them are brought again.
+    """
+    names = contributions.names(chosen)
+    *before, last = contributions.in_parts(names)
+    for part in before:
+        brought = _bring(roll, wanted, run_id, contributions.read(part))
+        if isinstance(brought, Refused):
+            return brought
+    request = DecryptRequest(
+        run_id=run_id,
+        round_id=wanted.round_id,
+        magnitude_bound=bound,
+        contributions=names,
+        brought=contributions.read(last),
+    )
+    return roll.ask_authority_once(wanted.round_id, request, DecryptReply)
+
+
+def _bring(roll: Roll, wanted: EncryptedRound, run_id: str, part: list[bytes]) -> ContributeReply | Refused:
     """Send some contributions to the authority. A function, so that nothing of them outlives it."""
     request = ContributeRequest(run_id=run_id, round_id=wanted.round_id, contributions=part)
-    _ask(roll, wanted, request, ContributeReply)
-
-
-def _ask(roll: Roll, wanted: EncryptedRound, request: Message, reply: type) -> Any:
-    answer = roll.ask_authority(wanted.round_id, request, reply)
-    if isinstance(answer, Refused):
-        raise AggregationError(f"round {wanted.round_id}: the key authority aborted it ({answer.code})")
-    return answer
+    return roll.ask_authority_once(wanted.round_id, request, ContributeReply)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,11 +11,12 @@ import torch
 from mosaic_secure import __version__
 from mosaic_secure.client.training import weights_of
 from mosaic_secure.config.layers import ONE_ARCHITECTURE
-from mosaic_secure.engine.discovery import discover
+from mosaic_secure.engine.discovery import Node, discover
 from mosaic_secure.models.classifiers import predict_logits
 from mosaic_secure.models.global_model import build_global_model, global_options, global_seed
 from mosaic_secure.progress import Progress, ProgressCallback, ReadingCallback
 from mosaic_secure.protocol.log import MessageLog
+from mosaic_secure.protocol.traffic import traffic_rows
 from mosaic_secure.report.papers import write_papers
 from mosaic_secure.runs.artefacts import (
     CLASSIFIERS,
@@ -33,6 +34,7 @@ from mosaic_secure.server.class_sampler import ARCHITECTURE, sampler_options
 from mosaic_secure.server.coordinator import Coordinator
 from mosaic_secure.server.courier import Courier
 from mosaic_secure.server.fresh_student import SCORE
+from mosaic_secure.server.inspection import most_bytes
 from mosaic_secure.server.scoring import AUC, BALANCED, Further, further_scores
 from mosaic_secure.server.worth import worth
 from privacy.accounting import compose_epsilon, event_from_dict
@@ -57,11 +59,16 @@ def lead(
     progress: ProgressCallback,
     ablate: bool = False,
     read: ReadingCallback | None = None,
+    find: Callable[[], Mapping[str, Node]] | None = None,
+    patience: float | None = None,
 ) -> dict[str, Any]:
     """Everything between the first message and the sealed directory.
 
     Args:
         read: is told losses of the server's own training.
+        find: party id -> node of those that are there; every node of the grid is asked when None.
+        patience: seconds to wait for the answers to a request, and for an authority that is away; None waits
+            for answers for ever.
 
     Returns:
         accuracy, balanced_accuracy, auc (of a local run means over clients), the same of the teacher,
@@ -71,9 +78,9 @@ def lead(
     from mosaic_secure.data import load_public_test
 
     torch.set_num_threads(plan.config.engine.threads or 1)
-    nodes = discover(grid, len(roster), version=__version__)
-    courier = Courier(grid, nodes, MessageLog(run.path / "messages.jsonl"))
-    coordinator = Coordinator(courier, run, plan, roster, progress)
+    nodes = find() if find is not None else discover(grid, len(roster), version=__version__)
+    courier = Courier(grid, nodes, MessageLog(run.path / "messages.jsonl"), patience, most_bytes(plan))
+    coordinator = Coordinator(courier, run, plan, roster, progress, patience or 0.0)
     test = load_public_test(plan.config, plan.config.data.root)
     releases = coordinator.collect()
     method = plan.config.method
@@ -184,10 +191,10 @@ def _write_classifiers(
     """What each client released, as the server has it in the clear, so that an audit can attack it."""
     if not classifiers:
         return
-    members = [
+    members = (
         Member(client, _spec(plan, "classifier", architecture), _state_of(model))
         for client, (architecture, model) in classifiers.items()
-    ]
+    )
     write_collection(run, CLASSIFIERS, members)
 
 
@@ -210,15 +217,16 @@ def _spec(plan: RunPlan, kind: str, architecture: str = "") -> ModelSpec:
 
 
 def _write_experts(run: RunDirectory, plan: RunPlan, made: Assembly) -> None:
-    members = []
-    for group in made.mixture.groups:
-        spec = _spec(plan, "expert", group.architecture)
-        for index, name in enumerate(group.names):
-            state = {key: value.clone() for key, value in group.template.state_dict().items()}
-            prefix = "head." if group.template.frozen_trunk else ""
-            state.update({prefix + key: value for key, value in group.expert(index).items()})
-            members.append(Member(name.replace("/", "-"), spec, state))
-    write_collection(run, "experts", members)
+    def members() -> Iterator[Member]:
+        for group in made.mixture.groups:
+            spec = _spec(plan, "expert", group.architecture)
+            for index, name in enumerate(group.names):
+                state = dict(group.template.state_dict())
+                prefix = "head." if group.template.frozen_trunk else ""
+                state.update({prefix + key: value for key, value in group.expert(index).items()})
+                yield Member(name.replace("/", "-"), spec, state)
+
+    write_collection(run, "experts", members())
 
 
 def _write_generators(run: RunDirectory, plan: RunPlan, made: Assembly, releases: Releases) -> None:
@@ -234,12 +242,13 @@ def _write_generators(run: RunDirectory, plan: RunPlan, made: Assembly, releases
         {"latent_dim": config.latent_dim},
         plan.info.class_names,
     )
-    members = []
-    for name, generator in made.generators.items():
-        sizes = np.maximum(releases.counts.get(name, np.ones(plan.num_classes)), 0.0)
-        state = _state_of(generator)
-        members.append(Member(name, spec, state, float(sizes.sum()), tuple(map(float, sizes))))
-    write_collection(run, "generators", members)
+
+    def members() -> Iterator[Member]:
+        for name, generator in made.generators.items():
+            sizes = np.maximum(releases.counts.get(name, np.ones(plan.num_classes)), 0.0)
+            yield Member(name, spec, _state_of(generator), float(sizes.sum()), tuple(map(float, sizes)))
+
+    write_collection(run, "generators", members())
 
 
 def _write_sampler(run: RunDirectory, plan: RunPlan, made: Assembly) -> None:
@@ -279,6 +288,7 @@ def _write_metrics(
     rows += [
         {"metric": "left out", "of": client, "on": stage, "value": code} for stage, client, code in left_out
     ]
+    rows += traffic_rows(run.path / "messages.jsonl")
     run.write_bytes("metrics.jsonl", b"".join(json_line(row) for row in rows))
 
 

@@ -7,7 +7,7 @@ of the pooled pixels, so a sampler comes with the prototypes; no skew of the cli
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -72,7 +72,7 @@ class MomentSampler:
 
 @torch.no_grad()
 def draw_from_generators(
-    generators: Sequence[nn.Module],
+    generators: Iterable[nn.Module],
     counts: np.ndarray,
     number: int,
     seed: int,
@@ -87,7 +87,7 @@ def draw_from_generators(
         number: how many records; may be 0.
 
     Returns:
-        Images [number, C, S, S] in [0, 1] and labels [number].
+        Images [number, C, S, S] in [0, 1] and labels [number]. A pixel that is not a number is black.
     """
     weights = torch.from_numpy(np.maximum(counts, 0.0)).flatten().double()
     if float(weights.sum()) <= 0:
@@ -107,7 +107,7 @@ def draw_from_generators(
         latent = torch.randn(len(mine), generator.latent_dim, generator=stream)
         model = generator.to(device).eval()
         parts = [
-            model(z.to(device), y.to(device)).cpu()
+            model(z.to(device), y.to(device)).nan_to_num(0.0).clamp(0.0, 1.0).cpu()
             for z, y in zip(latent.split(512), labels[mine].split(512), strict=True)
         ]
         images.append(torch.cat(parts))

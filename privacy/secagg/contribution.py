@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields
 from privacy.canonical import canonical_json, parse_canonical
 from privacy.errors import AggregationError, ContributionError
 from privacy.identity import SIGNATURE_BYTES, SigningKey, verify
-from privacy.secagg.packing import frame_ciphertexts, unframe_ciphertexts
+from privacy.secagg.packing import COUNT, frame_ciphertexts, unframe_ciphertexts
 from privacy.secagg.parameters import CkksParameters
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "ContributionHeader",
     "Expectation",
     "accept_contributions",
+    "contribution_bytes",
     "open_accepted",
     "open_contribution",
     "seal_contribution",
@@ -126,13 +127,18 @@ class Accepted:
 def seal_contribution(header: ContributionHeader, ciphertexts: Sequence[bytes], key: SigningKey) -> bytes:
     """Frame and sign `ciphertexts` (of `encrypt_integers`) as one contribution."""
     body = frame_ciphertexts(ciphertexts)
-    text = canonical_json(
-        _header_dict(header) | {"body": hashlib.sha256(body).hexdigest(), "schema_version": 1}
-    )
+    text = _header_text(header, hashlib.sha256(body).hexdigest())
     if len(text) > MAX_HEADER:
         raise AggregationError(f"contribution header: {len(text)} bytes; its ids must be shorter")
     signature = key.sign(PURPOSE + text)
     return b"".join((MAGIC, LENGTH.pack(len(text)), text, LENGTH.pack(len(body)), body, signature))
+
+
+def contribution_bytes(header: ContributionHeader, params: CkksParameters) -> int:
+    """Bytes of a contribution with this header, whatever it encrypts."""
+    text = _header_text(header, hashlib.sha256().hexdigest())
+    body = COUNT.size + params.ciphertexts_for(header.length) * params.ciphertext_bytes
+    return FRAME_OVERHEAD + len(text) + body
 
 
 def open_contribution(data: bytes, expected: Expectation, roster: Mapping[str, bytes]) -> Contribution:
@@ -259,6 +265,10 @@ def _split(data: bytes) -> tuple[bytes, bytes, bytes]:
     if len(data) != start + body_size + SIGNATURE_BYTES:
         raise ValueError("total size")
     return text, data[start : start + body_size], data[start + body_size :]
+
+
+def _header_text(header: ContributionHeader, body_digest: str) -> bytes:
+    return canonical_json(_header_dict(header) | {"body": body_digest, "schema_version": 1})
 
 
 def _header_dict(header: ContributionHeader) -> dict[str, object]:

@@ -23,6 +23,7 @@ from mosaic_secure.server.dense import generator_loss
 from privacy.dpsgd import DPSGDPlan
 from privacy.randomness import NoiseSource
 
+from .disclosures import assert_exact
 from .tiny import CLIENTS, command, tiny_train
 
 ROUNDS = {
@@ -75,6 +76,11 @@ def test_a_method_spends_its_budget_on_what_it_planned_and_nothing_else(run):
     assert command("verify", place / "run").status == 0
     home = next((place / "ledgers").glob("*/client-0/ledger.jsonl"))
     assert command("ledger", "verify", home).status == 0
+
+
+def test_a_client_was_told_beforehand_what_it_then_sent(run):
+    _, place, _ = run
+    assert_exact(place / "run", place / "ledgers", "client-0")
 
 
 def test_metrics_name_what_was_measured(run):

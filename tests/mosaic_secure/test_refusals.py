@@ -195,12 +195,12 @@ def test_a_damaged_checkpoint_is_named_and_costs_nothing(interrupted: Path):
     assert {"enrol", "centre-0", "moments-0", "local-0", "assembled"} <= {stage.stem for stage in stages}
     for stage in stages:
         data = stage.read_bytes()
-        if stage.stem in ("enrol", "moments-0", "assembled"):
+        if stage.stem in ("enrol", "moments-0", "local-0.client-1", "assembled"):
             stage.write_bytes(data[:-1] + bytes([data[-1] ^ 1]) if len(data) % 2 else data[: len(data) // 2])
             line = resume(interrupted).refusal
             assert stage.name in line and "damaged" in line
             stage.write_bytes(data)
-    (interrupted / "run" / "checkpoints" / "local-0.stage").unlink()  # which is the advice
+    (interrupted / "run" / "checkpoints" / "local-0.client-1.stage").unlink()  # which is the advice
     outcome = resume(interrupted)
     assert outcome.status == 0, outcome.err
     assert spent(interrupted) == before == 3 * 5

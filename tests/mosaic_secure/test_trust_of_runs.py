@@ -23,20 +23,20 @@ from .tiny import CLIENTS, tiny_config
 
 # Who may receive which class of information, written out anew and not read off the code under test.
 MAY_REACH = {
-    "server": {"control", "public", "dp_release", "ciphertext", "sum", "signature"},
-    "client": {"control", "public", "signature"},
+    "server": {"control", "public", "dp_release", "ciphertext", "sum", "signature", "sealed", "share"},
+    "client": {"control", "public", "signature", "sealed"},
     "authority": {"control", "ciphertext", "signature"},
 }
 MAY_LEAVE = {
-    "server": {"control", "public", "ciphertext", "signature"},
-    "client": {"control", "public", "dp_release", "ciphertext", "signature"},
+    "server": {"control", "public", "ciphertext", "signature", "sealed"},
+    "client": {"control", "public", "dp_release", "ciphertext", "signature", "sealed", "share"},
     "authority": {"control", "public", "sum", "signature"},
 }
 
 
-@pytest.fixture(scope="module", params=["finished", "distributed"])
+@pytest.fixture(scope="module", params=["finished", "distributed", "masked"])
 def ran(request) -> Finished:
-    """Runs that ended well: one with trust local, and one with distributed trust and fine-tuning."""
+    """Runs that ended well: with trust local, with distributed trust and fine-tuning, with pairwise masks."""
     return request.getfixturevalue(request.param)
 
 
@@ -67,6 +67,8 @@ def test_no_field_reaches_a_role_that_must_not_see_it(ran, spoken):
             allowed = MAY_LEAVE[passed.source] & MAY_REACH[passed.target]
             assert spec.field_class in allowed, f"{name}.{spec.name} from {passed.source} to {passed.target}"
     unused = set() if ran.fine_tuned else {"FineTuneRequest", "FineTuneReply"}
+    unused |= set() if ran.masked else {name for name in MESSAGES if "mask" in name.lower()}
+    unused |= {"ContributeRequest", "ContributeReply"}  # few contributions come with what asks for their sum
     assert kinds == set(MESSAGES) - unused
 
 
@@ -159,6 +161,26 @@ def test_the_secret_key_is_with_the_authority_alone_while_a_run_is_open(stopped)
     assert told_key(stopped) == {key}
 
 
+def test_what_is_sealed_to_a_client_goes_over_the_server_to_that_client_alone(ran, spoken):
+    boxes = {
+        (passed.party, receiver): box
+        for message, passed in spoken
+        if type(message).__name__ == "MaskSharesReply"
+        for receiver, box in zip(message.receivers, message.boxes, strict=True)
+    }
+    assert len(boxes) == (len(CLIENTS) ** 2 if ran.masked else 0)
+    for (sender, receiver), box in boxes.items():
+        assert holders(ran, box[12:44]) == {("client", "server", sender), ("server", "client", receiver)}
+
+
+def test_shares_of_masks_go_to_the_server_alone(ran, spoken):
+    replies = [(m, p) for m, p in spoken if type(m).__name__ == "UnmaskReply"]
+    assert len(replies) == (2 * len(CLIENTS) if ran.masked else 0)
+    for message, passed in replies:
+        assert all(holders(ran, share) == {("client", "server", passed.party)} for share in message.shares)
+
+
 def test_secrets_of_releases_are_gone_and_were_in_no_message(ran):
     assert not list(ran.ledgers.glob("*/*/secrets/*/*"))
     assert not list(ran.ledgers.glob("*/*/cache/*/*"))
+    assert not list(ran.ledgers.glob("*/*/masks/*/*"))

@@ -179,3 +179,41 @@ def test_a_plan_that_understates_itself_is_restated(plan):
 def test_numbers_that_do_not_fit_are_refused(plan, changes, field):
     with pytest.raises(BudgetError, match=field):
         state(plan, **changes)
+
+
+def test_masks_take_the_key_authority_out_of_the_assumptions(plan):
+    """With three honest clients in every sum that can be opened, the guarantee holds against it as well."""
+    statement = state(plan, trust="distributed", masked_honest=3)
+    assert coalition(statement, "server with key authority and any 1") == plan.epsilon
+    assert coalition(statement, "key authority alone") == 0.0
+    assert "server and the key authority together with any 1" in statement["guarantee"]
+    sigma = plan.release("prototypes").noise_multiplier
+    rest = [plan.release("counts").event, plan.release("classifier").event]
+    alone = compose_epsilon([GaussianEvent(sigma / math.sqrt(3), 2), *rest], DELTA)
+    assert coalition(statement, "server with key authority and more than 1") == alone
+    assert coalition(statement, "server with all other clients") == alone
+    assert "it masked" in statement["mechanisms"][0]["seen_in_the_clear_by"]
+    assert not any("recovered" in limit for limit in statement["not_covered"])
+
+
+def test_masks_over_fewer_honest_clients_than_share_the_noise_are_told_so(plan):
+    statement = state(plan, trust="distributed", masked_honest=2)
+    sigma = plan.release("prototypes").noise_multiplier * math.sqrt(2 / 3)
+    rest = [plan.release("counts").event, plan.release("classifier").event]
+    found = coalition(statement, "server with key authority and any 1")
+    assert found == pytest.approx(compose_epsilon([GaussianEvent(sigma, 2), *rest], DELTA), rel=1e-9)
+    assert plan.epsilon < found < coalition(statement, "more than 1")
+    assert "key authority" not in statement["guarantee"]
+
+
+def test_masks_under_local_trust_change_what_the_authority_sees_and_no_guarantee(plan):
+    masked, plain = (state(plan, honest_clients=None, masked_honest=honest) for honest in (3, None))
+    assert masked["guarantee"] == plain["guarantee"]
+    assert coalition(masked, "any coalition") == plan.epsilon
+    assert coalition(masked, "key authority alone") == 0.0 < coalition(plain, "key authority alone")
+
+
+@pytest.mark.parametrize("honest", [1, 5])
+def test_masks_that_cannot_be_are_refused(plan, honest):
+    with pytest.raises(BudgetError, match="masked_honest"):
+        state(plan, masked_honest=honest)

@@ -7,7 +7,9 @@ Nothing in them was counted on private records.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+from mosaic_secure.protocol.traffic import told_traffic
 from mosaic_secure.report.document import (
     Block,
     Bullets,
@@ -18,8 +20,9 @@ from mosaic_secure.report.document import (
     Table,
 )
 from mosaic_secure.report.evidence.attacks import attacks_section
-from mosaic_secure.report.evidence.contents import PackedRun, Score
+from mosaic_secure.report.evidence.contents import METRICS, PackedRun, Score
 from mosaic_secure.report.evidence.guarantee import guarantee_box, guarantee_section, run_title
+from mosaic_secure.runs.encoding import parse_json
 
 __all__ = ["model_card", "synthetic_card"]
 
@@ -76,6 +79,7 @@ def model_card(run: PackedRun) -> Document:
             Section("How it was trained", _training(run)),
             Section("The data", _data(run)),
             Section("How good it is", _scores(run)),
+            Section("What travelled", _traffic(run)),
             attacks_section(run, {"model", "classifier"}),
             Section("Limits", (Bullets((*_MODEL_LIMITS, *run.statement["not_covered"])),)),
         ),
@@ -172,7 +176,7 @@ def _training(run: PackedRun) -> tuple[Block, ...]:
                 ),
                 (
                     "Encryption of sums",
-                    f"{encrypted['scheme']}, {encrypted['security_bits']} bits" if encrypted else "none used",
+                    _encryption(encrypted) if encrypted else "none used",
                 ),
                 ("Seed of all but the noise", str(config["seed"])),
                 ("Versions", versions or "not kept"),
@@ -180,6 +184,11 @@ def _training(run: PackedRun) -> tuple[Block, ...]:
         ),
         "Every field of the configuration is in manifest.json.",
     )
+
+
+def _encryption(stated: Mapping[str, Any]) -> str:
+    masks = ", under pairwise masks of the clients" if stated.get("pairwise_masks") else ""
+    return f"{stated['scheme']}, {stated['security_bits']} bits{masks}"
 
 
 def _data(run: PackedRun) -> tuple[Block, ...]:
@@ -211,6 +220,23 @@ def _scores(run: PackedRun) -> tuple[Block, ...]:
     if not shown:
         return ("Not told: there are no public test records, and no number of private ones may leave them.",)
     return (_score_table(shown), "On the public test records. Single experts are in metrics.jsonl.")
+
+
+def _traffic(run: PackedRun) -> tuple[Block, ...]:
+    lines = run.documents[METRICS].splitlines()
+    told = told_traffic(parse_json(line, METRICS) for line in lines)
+    if not told:
+        return ("Not told: the run is of a version that did not count its messages.",)
+    rows = [(t.stage, t.rounds, t.messages, t.to_parties, t.to_server) for t in told]
+    rows.append(("together", *(sum(column) for column in list(zip(*rows, strict=True))[1:])))
+    return (
+        Table(
+            ("stage", "rounds", "messages", "bytes to parties", "bytes to server"),
+            tuple((stage, *(f"{number:,}" for number in numbers)) for stage, *numbers in rows),
+            "Messages between the server and all parties; bytes without what transport adds.",
+            numbers=frozenset({1, 2, 3, 4}),
+        ),
+    )
 
 
 def _score_table(scores: tuple[Score, ...]) -> Table:

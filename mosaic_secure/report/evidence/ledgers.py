@@ -17,7 +17,7 @@ from privacy.heads import Anchor, Head
 from privacy.ledger import verify_excerpt
 from privacy.ledger_state import ReleaseRecord, RunState
 
-__all__ = ["check_ledgers"]
+__all__ = ["check_ledgers", "excerpt_problem"]
 
 _RELATIVE = 1e-6
 """Of two epsilons that were composed by other versions of the numerical libraries."""
@@ -47,7 +47,7 @@ def check_ledgers(
     authorities = set()
     for client in sorted(excerpts.keys() & spent.keys()):
         try:
-            problem = _excerpt_problem(excerpts[client], client, run_id, config_hash)
+            problem = excerpt_problem(excerpts[client], client, run_id, config_hash)
             problem = problem or _claim_problem(excerpts[client], statement, spent[client])
             if problem is None and client in anchors:
                 problem = _anchor_problem(anchors[client], excerpts[client], client)
@@ -63,7 +63,12 @@ def check_ledgers(
     return problems
 
 
-def _excerpt_problem(excerpt: Mapping[str, Any], client: str, run_id: str, config_hash: str) -> str | None:
+def excerpt_problem(excerpt: Mapping[str, Any], client: str, run_id: str, config_hash: str) -> str | None:
+    """What does not hold in a client's signed excerpt, in words; None if it is of this run and adds up.
+
+    Raises:
+        PrivacyError, KeyError, TypeError, ValueError, AttributeError: it is not what a ledger gives.
+    """
     public = bytes.fromhex(excerpt["public"])
     if not verify_excerpt(excerpt, public):
         return "the excerpt is not what its owner has signed"

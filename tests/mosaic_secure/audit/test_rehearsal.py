@@ -110,3 +110,9 @@ def test_a_witness_needs_the_engine_that_lets_it_look(tmp_path: Path):
     config = tiny_config(engine__name="simulation", engine__workers=1, **CODES)
     with pytest.raises(UserError, match="must run in engine 'inprocess'"):
         rehearse(config, out=tmp_path / "r", ledger_dir=tmp_path, canaries=4, claim=1, seed=0)
+
+
+def test_an_audit_takes_pairwise_masks_off_the_sums_as_the_server_does(tmp_path: Path):
+    """Otherwise sums would be uniform and tell of no canary: 400 right guesses by chance, one in 2^400."""
+    found = rehearsed(tmp_path, "inf", privacy__pairwise_masks=True, prototypes__rounds=1)
+    assert by_name(found)[SUMS].guesses.correct == by_name(found)[SUMS].guesses.made == 400

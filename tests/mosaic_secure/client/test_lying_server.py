@@ -19,7 +19,7 @@ from mosaic_secure.plan import RunPlan, build_plan
 from mosaic_secure.protocol.codec import field_bytes
 from mosaic_secure.protocol.messages import AuthorityOpen, LocalTrainingRequest, PrototypeRequest, SealRequest
 from privacy.canonical import canonical_json
-from privacy.errors import AggregationError, LedgerError, PrivacyError
+from privacy.errors import AggregationError, LedgerError, PolicyError, PrivacyError
 
 from ..tiny import SAMPLED, TINY, tiny_config
 
@@ -261,7 +261,7 @@ def test_a_small_client_is_told_by_itself_before_anything_starts(ward, tmp_path)
 )
 def test_a_client_takes_no_plan_for_data_that_its_policy_is_not_about(ward, tmp_path, lie, named):
     place = parties(tmp_path / "ledgers", private_config(ward))
-    with pytest.raises(UserError, match=named):
+    with pytest.raises(PolicyError, match=named):
         place.enrol(0, build_plan(private_config(ward, **lie)))
 
 

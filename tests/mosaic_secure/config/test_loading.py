@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
@@ -192,3 +193,16 @@ def test_a_file_of_ones_own_needs_only_what_differs(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('[privacy]\nepsilon = "inf"\n')
     assert load_config(path).no_noise
+
+
+def test_the_switch_of_masks_changes_a_hash_only_where_it_is_on():
+    """Digits as it was hashed before there was such a switch, so that older runs are still found."""
+    plain, masked = (load_config("digits", {"privacy.pairwise_masks": on}) for on in (False, True))
+    values = plain.to_dict()
+    del values["privacy"]["pairwise_masks"]
+    for section, name in (("data", "root"), ("data", "download")):
+        del values[section][name]
+    for name in ("name", "workers", "patience"):
+        del values["engine"][name]
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    assert config_hash(plain) == hashlib.sha256(text.encode()).hexdigest() != config_hash(masked)

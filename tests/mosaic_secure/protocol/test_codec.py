@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mosaic_secure.protocol.codec import DTYPES, ProtocolError, decode, encode, field_bytes
+from mosaic_secure.protocol.codec import DTYPES, ProtocolError, content_bytes, decode, encode, field_bytes
 from mosaic_secure.protocol.fields import (
     Arrays,
     Message,
@@ -143,6 +143,7 @@ def test_a_malformed_message_is_refused_by_name(records, says):
         Array("float64", (1,) * 9, "mosaic.raw", b"\0" * 8),
         Array("object", (3,), "mosaic.raw", b"\0" * 24),
         Array("bool", (2,), "mosaic.raw", b"\0\7"),
+        Array("float64", (0, 2**40, 2**40), "mosaic.raw", b""),
     ],
 )
 def test_a_malformed_array_is_refused(array):
@@ -150,6 +151,32 @@ def test_a_malformed_array_is_refused(array):
     records["arrays.arrays"]["a"] = array
     with pytest.raises(ProtocolError, match="Everything.arrays"):
         decode(Everything, records)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from([*DTYPES, "object", "S8", ""]),
+    st.lists(st.sampled_from([-1, 0, 1, 2, 3, 2**31, 2**62]), max_size=9),
+    st.sampled_from(["mosaic.raw", "numpy.ndarray"]),
+    st.binary(max_size=64),
+)
+def test_any_array_is_read_or_refused_and_nothing_else(dtype, shape, style, data):
+    records = encode(everything())
+    records["arrays.arrays"]["a"] = Array(dtype, tuple(shape), style, data)
+    try:
+        found = decode(Everything, records).arrays["a"]
+    except ProtocolError:
+        return
+    assert found.shape == tuple(shape) and found.nbytes == len(data)
+
+
+@given(st.text(), st.binary(), st.lists(st.binary()))
+def test_the_bytes_of_records_count_all_that_is_in_them(text: str, blob: bytes, blobs: list[bytes]):
+    bare = content_bytes(encode(everything()))
+    filled = everything(text=text, blob=blob, blobs=blobs, arrays={"a": np.zeros((3, 2)), "bc": np.zeros(5)})
+    added = len(text) + len(blob) + sum(map(len, blobs)) - len(everything().text) - len(everything().blob)
+    arrays = 8 * 11 + len("abc") + 2 * len("float64" + "mosaic.raw") + 8 * 3
+    assert content_bytes(encode(filled)) == bare + added + arrays
 
 
 def test_an_unexpected_group_of_arrays_is_refused():

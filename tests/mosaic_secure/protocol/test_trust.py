@@ -10,7 +10,9 @@ from mosaic_secure.protocol.fields import (
     decrypted_sum,
     dp_release,
     field_specs,
+    mask_share,
     message,
+    sealed,
 )
 from mosaic_secure.protocol.messages import MESSAGES, REQUESTS, DecryptReply, LocalTrainingReply
 from mosaic_secure.protocol.trust import FLOWS, TRUST_MAP, TrustError, check_flow, trust_table
@@ -33,7 +35,8 @@ def test_a_reply_goes_back_the_way_its_request_came():
 
 def test_the_authority_sees_no_weights_and_no_client_sees_another_ones_contribution():
     assert TRUST_MAP["authority"] == {"control", "ciphertext", "signature"}
-    assert TRUST_MAP["client"] == {"control", "public", "signature"}
+    assert TRUST_MAP["client"] == {"control", "public", "signature", "sealed"}
+    assert {pair for pair, classes in FLOWS.items() if "share" in classes} == {("client", "server")}
     assert ("client", "authority") not in FLOWS and ("client", "client") not in FLOWS
 
 
@@ -57,6 +60,9 @@ def test_only_the_authority_sends_sums():
         (decrypted_sum, "server", "client"),
         (decrypted_sum, "server", "authority"),
         (dp_release, "authority", "server"),
+        (mask_share, "server", "client"),
+        (mask_share, "server", "authority"),
+        (sealed, "server", "authority"),
     ],
 )
 def test_a_field_of_a_forbidden_class_is_refused_even_when_the_message_declares_the_route(
@@ -69,6 +75,14 @@ def test_a_field_of_a_forbidden_class_is_refused_even_when_the_message_declares_
 
     with pytest.raises(TrustError, match="Leak.arrays"):
         check_flow(sender, receiver, Leak)
+
+
+def test_the_table_for_reports_tells_of_masks_where_there_are_any():
+    told = {
+        masked: " ".join(text for row in trust_table(True, masked)["roles"] for text in row["receives"])
+        for masked in (False, True)
+    }
+    assert "mask" in told[True] and "mask" not in told[False]
 
 
 def test_the_table_for_reports_covers_every_field():

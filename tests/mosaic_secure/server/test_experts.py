@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
 
 from mosaic_secure.models.classifiers import trainable_part
 from mosaic_secure.models.registry import build_classifier
+from mosaic_secure.server import experts
 from mosaic_secure.server.experts import Mixture, class_experts
+from mosaic_secure.server.stored import Stored
 
 SHAPE, CLASSES = (1, 8, 8), 3
 CLIENTS = ("client-0", "client-4")
@@ -26,7 +30,7 @@ def weights(architecture: str, seed: int) -> dict[str, np.ndarray]:
 
 
 def group(counts, architecture: str = "mlp", clients=CLIENTS, **options):
-    trained = [weights(architecture, seed) for seed in range(len(clients))]
+    trained = {client: weights(architecture, seed) for seed, client in enumerate(clients)}
     return class_experts(
         architecture, network(architecture, 9), clients, trained, np.array(counts), **options
     )
@@ -102,6 +106,50 @@ def test_answers_do_not_depend_on_the_batch_or_on_the_templates_own_weights():
 def test_no_images_give_no_answers(architecture):
     made = group([[1.0, 1.0, 1.0]] * 2, architecture)
     assert made.log_probabilities(images(0)).shape == (0, 3, CLASSES)
+
+
+@pytest.mark.parametrize("per_class", [True, False])
+@pytest.mark.parametrize("at_once", [1, 5000])
+def test_mixing_tensor_by_tensor_gives_the_same_bits(monkeypatch, at_once: int, per_class: bool):
+    counts = np.random.default_rng(0).uniform(-5, 50, (7, CLASSES))
+    clients = tuple(f"client-{index}" for index in range(7))
+    together = group(counts, "cnn", clients, per_class=per_class)
+    monkeypatch.setattr(experts, "_MIXED_NUMBERS", at_once)
+    apart = group(counts, "cnn", clients, per_class=per_class)
+    assert list(apart.weights) == list(together.weights) and apart.names == together.names
+    for name, value in together.weights.items():
+        assert apart.weights[name].numpy().tobytes() == value.numpy().tobytes(), name
+
+
+def test_of_many_clients_few_are_in_memory_while_they_are_mixed():
+    class Tracked(dict):
+        """A dictionary that can be watched."""
+
+    made: list[weakref.ref[Tracked]] = []
+    most: list[int] = []
+
+    def read(client: str) -> Tracked:
+        found = Tracked(weights("mlp", int(client)))
+        made.append(weakref.ref(found))
+        most.append(sum(one() is not None for one in made))
+        return found
+
+    clients = tuple(map(str, range(6)))
+    stored = Stored(clients, read)
+    found = class_experts("mlp", network(), clients, stored, np.ones((6, CLASSES)))
+    assert len(most) >= 6 and max(most) <= 3  # the first, for its shapes; the last one; the next one
+    wanted = np.mean([weights("mlp", seed)["head.weight"] for seed in range(6)], axis=0)
+    np.testing.assert_allclose(found.expert(0)["head.weight"].numpy(), wanted, atol=1e-6)
+
+
+def test_an_expert_whose_answer_is_no_number_knows_nothing():
+    made = group([[30.0, 1.0, 5.0], [10.0, 8.0, 5.0]])
+    sane = made.log_probabilities(images())
+    name, weight = next(iter(made.weights.items()))
+    made.weights[name][1] = float("nan")
+    answers = made.log_probabilities(images())
+    assert torch.equal(answers[:, [0, 2]], sane[:, [0, 2]])
+    assert torch.allclose(answers[:, 1].exp(), torch.full((4, CLASSES), 1 / CLASSES))
 
 
 def test_a_mixture_keeps_the_order_of_its_groups():

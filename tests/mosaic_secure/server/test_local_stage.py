@@ -11,7 +11,7 @@ from mosaic_secure.config import load_config
 from mosaic_secure.models.registry import build_generator
 from mosaic_secure.plan import RunPlan, build_plan
 from mosaic_secure.protocol.messages import LocalTrainingReply
-from mosaic_secure.server.local_stage import ExpectedModels
+from mosaic_secure.server.inspection import ExpectedModels
 
 Arrays = dict[str, np.ndarray]
 
@@ -30,13 +30,21 @@ def reply(plan: RunPlan) -> LocalTrainingReply:
     return LocalTrainingReply(code="ok", classifier=weights_of(classifier), generator=state)
 
 
+MLP, CNN = 1, 0  # positions of clients, by what they train
+
+
+def fits(plan: RunPlan, reply: LocalTrainingReply, index: int, *, last: bool) -> bool:
+    fault = ExpectedModels(plan).local_fault(reply, index, None, last=last)
+    assert fault in (None, "malformed")
+    return fault is None
+
+
 def test_what_the_plan_asks_for_fits(plan: RunPlan, reply: LocalTrainingReply):
-    expected = ExpectedModels(plan)
-    assert expected.fits(reply, "mlp", last=True)
-    assert not expected.fits(reply, "cnn", last=True)
-    assert not expected.fits(reply, "mlp", last=False)  # a generator before its time
-    assert expected.fits(replace(reply, generator={}), "mlp", last=False)
-    assert not expected.fits(replace(reply, generator={}), "mlp", last=True)
+    assert fits(plan, reply, MLP, last=True)
+    assert not fits(plan, reply, CNN, last=True)
+    assert not fits(plan, reply, MLP, last=False)  # a generator before its time
+    assert fits(plan, replace(reply, generator={}), MLP, last=False)
+    assert not fits(plan, replace(reply, generator={}), MLP, last=True)
 
 
 def not_numbers(arrays: Arrays) -> Arrays:
@@ -71,4 +79,4 @@ def other_type(arrays: Arrays) -> Arrays:
 @pytest.mark.parametrize("part", ["classifier", "generator"])
 def test_weights_of_no_such_model_do_not_fit(plan, reply, spoil: Callable[[Arrays], Arrays], part: str):
     spoilt = replace(reply, **{part: spoil(getattr(reply, part))})
-    assert not ExpectedModels(plan).fits(spoilt, "mlp", last=True)
+    assert not fits(plan, spoilt, MLP, last=True)

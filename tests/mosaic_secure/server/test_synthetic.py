@@ -173,6 +173,16 @@ def test_few_records_or_none_are_drawn_from_a_real_generator(number):
     assert images.shape == (number, *SHAPE) and labels.shape == (number,)
 
 
+def test_pixels_of_a_generator_that_are_none_are_black_and_others_are_pixels():
+    class Wild(Painter):
+        def forward(self, latent: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            values = torch.tensor([float("nan"), float("inf"), -3.0])
+            return values.expand(len(latent), 3).reshape(-1, 3, 1, 1)
+
+    images, _ = draw_from_generators([Wild(0.0)], COUNTS[:1], 4, seed=0)
+    assert torch.equal(images.flatten(1), torch.tensor([[0.0, 1.0, 0.0]] * 4))
+
+
 def test_mixtures_lie_between_two_records_and_are_fixed_by_the_seed():
     images = torch.rand(30, 1, 2, 2, generator=torch.Generator().manual_seed(0))
     mixed = mix_records(images, 1)

@@ -19,6 +19,7 @@ from privacy.secagg.ciphertexts import (
     load_context,
     parse_residues,
 )
+from privacy.secagg.mask_terms import largest_modulus
 from privacy.secagg.packing import encrypt_integers
 from privacy.secagg.parameters import CkksParameters
 
@@ -49,6 +50,23 @@ def test_largest_sums_decode_with_an_error_under_a_thousandth_of_the_step(contex
     error = np.abs(decrypt_slots(secret, params, encrypted.tobytes()) - total).max()
     assert error <= 1.25 * params.decode_error(contributors)
     assert error * 2**10 < params.rounding_step
+
+
+def test_wide_parameters_hold_masked_contributions_of_ten_clients():
+    """Uniform integers, as masks leave them, in a range 2^4 times that of the default parameters' sums."""
+    params = CkksParameters(8192, (40, 40, 60), 40)
+    half = largest_modulus(params, 10) // 2
+    assert half == 2**32 and 10 * half <= params.max_sum
+    public, secret = generate_keys(params)
+    stream = np.random.default_rng(0)
+    encrypted, total = None, np.zeros(params.slots, dtype=np.int64)
+    for _ in range(10):
+        values = stream.integers(-half, half, params.slots)
+        total += values
+        words = parse_residues(params, encrypt_integers(public, params, values)[0])
+        encrypted = words if encrypted is None else add_residues(params, encrypted, words)
+    found = decrypt_slots(load_context(secret, params, secret=True), params, encrypted.tobytes())
+    assert np.abs(found - total).max() <= 1.25 * params.decode_error(10) < 2**-13
 
 
 def test_a_contribution_of_35000_integers_takes_a_fraction_of_a_second():
