@@ -51,7 +51,7 @@ def compare(
     data_root: options.DataRoot = None,
     ledger_dir: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Where clients keep keys and ledgers.", rich_help_panel=options.RUN),
+        typer.Option(metavar="DIR", help=options.LEDGERS, rich_help_panel=options.RUN),
     ] = None,
     out: Annotated[
         Path | None,

@@ -94,7 +94,7 @@ def curve(
     data_root: options.DataRoot = None,
     ledger_dir: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Where clients keep keys and ledgers.", rich_help_panel=options.RUN),
+        typer.Option(metavar="DIR", help=options.LEDGERS, rich_help_panel=options.RUN),
     ] = None,
     out: Annotated[
         Path | None,

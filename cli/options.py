@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mosaic_secure.config import RunConfig
 
 PRIVACY, DATA, RUN = "Privacy", "Data and clients", "Run"
+LEDGERS = "Where clients keep keys and ledgers; default: MOSAIC_LEDGER_DIR, or ./ledgers."
 
 Epsilon = Annotated[
     str | None,

@@ -17,6 +17,7 @@ from cli import options
 
 if TYPE_CHECKING:
     from mosaic_secure.client.own_data import Places
+    from mosaic_secure.client.session import ClientHome
     from mosaic_secure.deployment.kits import Kit
 
 SERVE_EXAMPLE = "Example: mosaic-secure serve hospitals"
@@ -54,7 +55,10 @@ def serve(
     federation: Annotated[
         Path, typer.Argument(metavar="FEDERATION", help="Folder made by `keys init`.", show_default=False)
     ],
-    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Of this machine, to listen at.")] = "0.0.0.0",
+    host: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Of this machine, to listen at; all of them if not given."),
+    ] = None,
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Port, if not as the federation says.")
     ] = None,
@@ -66,7 +70,7 @@ def serve(
     server = Server(federation, host, port, _tell)
     try:
         server.start(stop)
-        _tell(f"listens at {host}:{server.port}")
+        _tell(f"listens at {server.host}:{server.port}")
         _until(stop, server)
     finally:
         server.close()
@@ -89,7 +93,10 @@ def join(
     data_root: options.DataRoot = None,
     policy: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Rules to go by from now on; kept as KIT/policy.toml."),
+        typer.Option(
+            metavar="FILE",
+            help="Rules to go by from now on, kept as KIT/policy.toml; with --dry-run tried out, not kept.",
+        ),
     ] = None,
     superlink: Superlink = None,
     threads: Threads = 1,
@@ -111,8 +118,10 @@ def join(
 ) -> None:
     """Take part in a federation until told to end: answer what this client's policy and ledger allow."""
     from mosaic_secure.client.own_data import Places, check_own_data
+    from mosaic_secure.client.session import ClientHome
     from mosaic_secure.client.withdrawal import rejoin as take_back
     from mosaic_secure.client.withdrawal import withdraw as leave
+    from mosaic_secure.errors import UserError
 
     _one_purpose(
         {"--dry-run": dry_run, "--withdraw": withdraw, "--rejoin": rejoin},
@@ -124,24 +133,31 @@ def join(
             "--run": (run, "--withdraw"),
         },
     )
+    if policy is not None and (withdraw or rejoin):
+        raise UserError("--policy: does not go with --withdraw or --rejoin, which no rules decide")
     opened = _open(kit, "client")
     if withdraw:
         print(leave(kit, run).text)
+        if run is not None:
+            _end(ClientHome(kit, opened.party.party), run)
         return
     if rejoin:
         take_back(kit)
         print(f"{opened.party.party} takes part again, from the next request on")
         return
     if policy is not None:
-        _lay_down(policy, opened)
+        _check_rules(policy, opened)
     places = {"data": data, "data_root": data_root}
     node_config = {name: str(Path(path).absolute()) for name, path in places.items() if path}
     found = Places.of({**node_config, "deployed": True})
     if dry_run:
-        _disclose(opened, found, config, options.overrides(settings, privacy__epsilon=epsilon), json)
+        fields = options.overrides(settings, privacy__epsilon=epsilon)
+        _disclose(opened, found, config, fields, policy, json)
         return
     if data is not None:
         check_own_data(found)
+    if policy is not None:
+        _lay_down(policy, opened)
     _answer(opened, node_config, superlink, threads)
 
 
@@ -158,34 +174,54 @@ def _one_purpose(purposes: Mapping[str, bool], companions: Mapping[str, tuple[ob
             raise UserError(f"{name}: goes with {purpose} alone{cap}")
 
 
-def _lay_down(policy: Path, kit: Kit) -> None:
-    """Make `policy` the client's rules, if it is one that fits the federation."""
+def _end(home: ClientHome, run_id: str) -> None:
+    from mosaic_secure.errors import UserError
+    from privacy.errors import LedgerError
+
+    try:
+        ended = home.end(run_id)
+    except LedgerError as error:
+        raise UserError(
+            f"withdrawn, but {error}; what the noise of run {run_id} came from is destroyed by the same "
+            "command again, or when the server asks again"
+        ) from None
+    if ended:
+        print("what its noise and masks came from, and what was derived from records, is destroyed")
+
+
+def _check_rules(policy: Path, kit: Kit) -> None:
+    """Refuse rules that are none, or do not fit the federation."""
     from mosaic_secure.deployment.kits import rules_problem
     from mosaic_secure.errors import UserError
-    from privacy.policy import ClientPolicy
 
-    before = ClientPolicy.load(kit.rules) if kit.rules.exists() else None
-    given = ClientPolicy.load(policy)
-    if given == before:
-        return
-    given.save(kit.rules)
-    problem = rules_problem(kit)
-    if problem is None:
+    if problem := rules_problem(kit, policy):
+        raise UserError(f"--policy: {problem}")
+
+
+def _lay_down(policy: Path, kit: Kit) -> None:
+    """Make `policy`, which fits, the client's rules: byte for byte, for its owner may have written notes."""
+    from privacy.storage import write_durably
+
+    given = policy.read_bytes()
+    if not kit.rules.exists() or kit.rules.read_bytes() != given:
+        write_durably(kit.rules, given)
         _tell(f"goes by {policy} from now on, kept as {kit.rules}")
-        return
-    if before is not None:
-        before.save(kit.rules)
-    else:
-        kit.rules.unlink()
-    raise UserError(f"--policy {policy}: {problem}")
 
 
-def _disclose(kit: Kit, places: Places, config: str | None, fields: Mapping[str, Any], json: bool) -> None:
+def _disclose(
+    kit: Kit,
+    places: Places,
+    config: str | None,
+    fields: Mapping[str, Any],
+    policy: Path | None,
+    json: bool,
+) -> None:
     from cli.disclosed import show_disclosure
     from mosaic_secure.client.disclosure import disclose_at
     from mosaic_secure.client.session import ClientHome
     from mosaic_secure.errors import UserError
     from mosaic_secure.plan import build_plan
+    from privacy.policy import ClientPolicy
 
     if config is None:
         raise UserError("--dry-run: needs --config with the run that the server would ask for")
@@ -194,7 +230,9 @@ def _disclose(kit: Kit, places: Places, config: str | None, fields: Mapping[str,
     plan = build_plan(chosen, places.data_root)
     roster = kit.description.pinned
     home = ClientHome(kit.path, kit.party.party)
-    show_disclosure(disclose_at(home, plan, kit.party.index, roster=roster, places=places), json)
+    rules = None if policy is None else ClientPolicy.load(policy)
+    found = disclose_at(home, plan, kit.party.index, roster=roster, places=places, policy=rules)
+    show_disclosure(found, json)
 
 
 def _open(kit: Path, role: str) -> Kit:

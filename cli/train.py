@@ -38,7 +38,7 @@ def train(
     engine: options.Engine = None,
     ledger_dir: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Where clients keep keys and ledgers.", rich_help_panel=options.RUN),
+        typer.Option(metavar="DIR", help=options.LEDGERS, rich_help_panel=options.RUN),
     ] = None,
     out: Annotated[
         Path | None,

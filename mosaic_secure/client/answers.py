@@ -264,9 +264,7 @@ def sealed(session: Session, request: SealRequest) -> SealReply:
             ledger.store_anchor(Anchor.from_dict(anchor), session.home.policy.authority_key)
     excerpt = "{}"
     if request.final:
-        with session.releases() as store:
-            store.seal()
-        session.forget()
+        session.home.end(session.run_id)
     with session.home.ledger() as ledger:
         head = ledger.head
         if request.final:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,10 +15,12 @@ from mosaic_secure.client import answers, masking
 from mosaic_secure.client.authority import AuthorityHome
 from mosaic_secure.client.own_data import Places
 from mosaic_secure.client.session import ClientHome, Session
+from mosaic_secure.client.withdrawal import Withdrawn, has_left
 from mosaic_secure.protocol import messages
 from mosaic_secure.protocol.codec import from_flower, reply_to
 from mosaic_secure.protocol.failures import hide_failures, note_failure
 from mosaic_secure.protocol.fields import Message as ProtocolMessage
+from privacy.errors import PrivacyError
 
 app = ClientApp(mods=[hide_failures])
 
@@ -68,9 +71,16 @@ def _of_run(
 
     def give(asked: R) -> ProtocolMessage:
         index, places = int(context.node_config["index"]), Places.of(context.node_config)
-        session = Session(_home(context), asked.run_id, index, places)
-        made = answer(session, asked)
-        session.check_allowed()  # its owner may have withdrawn, or changed the rules, while it was made
+        home = _home(context)
+        try:
+            session = Session(home, asked.run_id, index, places)
+            made = answer(session, asked)
+            session.check_allowed()  # its owner may have withdrawn, or changed the rules, while it was made
+        except Withdrawn:
+            if has_left(home.path, asked.run_id):
+                with suppress(PrivacyError):  # the reply is the one word, whatever becomes of it
+                    home.end(asked.run_id)
+            raise
         return made
 
     return _answer(request, context, cls, give)

@@ -187,9 +187,13 @@ def disclose_at(
     run_id: str | None = None,
     roster: Mapping[str, str] | None = None,
     places: Places | None = None,
+    policy: ClientPolicy | None = None,
 ) -> Disclosure:
     """`disclose` by the policy and the ledger of a client's home. A withdrawal refuses too, and so do missing
     records where `places` are given. Nothing is locked or written.
+
+    Args:
+        policy: to try out in place of the home's own.
 
     Raises:
         PolicyError: the policy cannot be read.
@@ -197,7 +201,7 @@ def disclose_at(
     from dataclasses import replace
 
     report = verify(home.path) if (home.path / LEDGER_FILE).exists() else None
-    found = disclose(home.policy, plan, index, report, run_id=run_id, roster=roster)
+    found = disclose(policy or home.policy, plan, index, report, run_id=run_id, roster=roster)
     try:
         check_takes_part(home.path, run_id or _RUN_ID)
         if places is not None:

@@ -30,6 +30,7 @@ from privacy.canonical import canonical_json
 from privacy.errors import LedgerError, PolicyError
 from privacy.identity import SigningKey
 from privacy.ledger import Ledger
+from privacy.ledger_check import LEDGER_FILE
 from privacy.policy import ClientPolicy, check_name
 from privacy.releases import ReleaseStore
 from privacy.storage import write_durably
@@ -77,6 +78,29 @@ class ClientHome:
     def cache(self, run_id: str) -> Path:
         """Where things derived from records are kept until a run is over."""
         return self.path / _CACHE / run_id
+
+    def end(self, run_id: str) -> bool:
+        """End a run here: it makes no release any more, and nothing stays of what noise and masks came from,
+        or was derived from records. Ending it twice does nothing.
+
+        Returns:
+            Whether the client was enrolled in it.
+
+        Raises:
+            LedgerError: the ledger is damaged, or in use for longer than two minutes.
+        """
+        from privacy.secagg.mask_book import forget_masks
+
+        check_name("run id", run_id)
+        if not (self.path / LEDGER_FILE).exists():
+            return False
+        with self.ledger() as ledger:
+            if all(run.run_id != run_id for run in ledger.runs()):
+                return False
+            ReleaseStore(self.path, ledger, run_id).seal()
+            forget_masks(self.path, run_id)
+            shutil.rmtree(self.cache(run_id), ignore_errors=True)
+        return True
 
 
 def enrol(
@@ -273,9 +297,3 @@ class Session:
             if ledger.run(self.run_id).sealed:
                 raise LedgerError(f"run {self.run_id}: is sealed and makes no further release")
         return self.home.cache(self.run_id) / name
-
-    def forget(self) -> None:
-        """Remove what is of no use once the run is over."""
-        if self.plan.is_masked:
-            self.masks.forget()
-        shutil.rmtree(self.home.cache(self.run_id), ignore_errors=True)

@@ -18,7 +18,7 @@ from privacy.errors import BudgetError
 from privacy.policy import check_name
 from privacy.storage import sync_directory, write_durably
 
-__all__ = ["Withdrawal", "Withdrawn", "check_takes_part", "rejoin", "withdraw", "withdrawals"]
+__all__ = ["Withdrawal", "Withdrawn", "check_takes_part", "has_left", "rejoin", "withdraw", "withdrawals"]
 
 FOLDER = "withdrawn"
 _ALL = "all.json"
@@ -105,6 +105,11 @@ def check_takes_part(home: Path, run_id: str) -> None:
         path = _path(home, scope)
         if path.exists():
             raise Withdrawn(_read(path).text)
+
+
+def has_left(home: Path, run_id: str) -> bool:
+    """Whether the client has left this one run, which cannot be taken back."""
+    return _path(home, run_id).exists()
 
 
 def _path(home: Path, run_id: str | None) -> Path:

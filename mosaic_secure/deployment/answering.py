@@ -38,6 +38,7 @@ class Answerer:
         node_config: who this party is and where its things lie; no message can change it.
         threads: compute threads. bell: descriptor from which a byte can be read when there is a message.
         told: is called with a line about every message: its kind, and whether it was answered.
+        is_up: whether the SuperNode runs; without it an answer has nowhere to go.
     """
 
     def __init__(
@@ -48,8 +49,10 @@ class Answerer:
         threads: int,
         bell: int,
         told: Callable[[str], None],
+        is_up: Callable[[], bool],
     ) -> None:
         self._address, self._node_config, self._told = address, dict(node_config), told
+        self._is_up = is_up
         self._source = TaskSource(address, "clientapp", secret)
         self._pool = WorkerPool(CLIENT_APP, 1, threads)
         self._pool.start()
@@ -97,7 +100,9 @@ class Answerer:
                     push_task_output(client, None, SubStatus.FAILED, "")
                     return False
                 request, context = found
-                reply = self._reply(request, context.node_id, lambda: stop.is_set() or lost.is_set())
+                reply = self._reply(
+                    request, context.node_id, lambda: stop.is_set() or lost.is_set() or not self._is_up()
+                )
                 if reply is None:
                     raise NodeStuckError
                 push_message(client, reply, context)

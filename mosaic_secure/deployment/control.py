@@ -10,7 +10,7 @@ from typing import Any
 from mosaic_secure import __version__
 from mosaic_secure.errors import UserError
 
-__all__ = ["Control", "RunStatus"]
+__all__ = ["Control"]
 
 REQUEST = "request"
 _APP = """[project]
@@ -29,18 +29,6 @@ clientapp = "mosaic_secure.client.app:app"
 [tool.flwr.app.config]
 request = ""
 """
-
-
-class RunStatus:
-    """What Flower says about a run."""
-
-    def __init__(self, status: str, sub_status: str, details: str) -> None:
-        self.status, self.sub_status, self.details = status, sub_status, details
-
-    @property
-    def ended(self) -> bool:
-        """Whether the run does nothing any more."""
-        return self.status == "finished"
 
 
 class Control:
@@ -113,14 +101,12 @@ class Control:
 
         self._ask("StopRun", StopRunRequest(run_id=run))
 
-    def status(self, run: int) -> RunStatus | None:
-        """How a run is doing; None for one that the SuperLink does not know."""
+    def has_ended(self, run: int) -> bool:
+        """Whether a run does nothing any more, or is one that the SuperLink does not know."""
         from flwr.proto.control_pb2 import ListRunsRequest
 
         found = self._ask("ListRuns", ListRunsRequest(run_id=run)).run_dict.get(run)
-        if found is None:
-            return None
-        return RunStatus(found.status.status, found.status.sub_status, found.status.details)
+        return found is None or found.status.status == "finished"
 
     def _ask(self, method: str, request: Any) -> Any:
         import httpx

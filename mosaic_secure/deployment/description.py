@@ -108,10 +108,7 @@ class FederationDescription:
 
     def __post_init__(self) -> None:
         for field in ("name", "population"):
-            value = getattr(self, field)
-            if not isinstance(value, str) or not _NAME.fullmatch(value):
-                right = "must be 1 to 100 of letters, digits, '.', '_', '-', no mark first"
-                raise wrong(field, value, right)
+            check_plain_name(field, getattr(self, field))
         parse_address(self.server)
         _check_ca(self.ca)
         ordered = sorted(self.parties, key=lambda party: (party.role == AUTHORITY, party.index))
@@ -237,6 +234,13 @@ def check_party(party: object) -> str:
         right = f"must be client-0 to client-{MOST_CLIENTS - 1}, or {AUTHORITY}"
         raise wrong("party", party, right)
     return party
+
+
+def check_plain_name(field: str, value: object) -> str:
+    """A name of a federation or of a population; raises UserError for anything else."""
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise wrong(field, value, "must be 1 to 100 of letters, digits, '.', '_', '-', no mark first")
+    return value
 
 
 def parse_address(server: object) -> tuple[str, int]:

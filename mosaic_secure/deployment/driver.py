@@ -67,15 +67,17 @@ def train_deployed(
     tell = progress or (lambda _: None)
     control = Control(port or federation.port, place / "server" / "ca.pem")
     started, fruitless = time.monotonic(), 0
+    reached: set[tuple[str, int]] = set()
     try:
         while True:
             request = Request(config.to_dict(), str(out.absolute()), resume, ablate)
-            following = _Following(place / "server", request.save(place / "server"), control, tell)
+            before = len(reached)
+            following = _Following(place / "server", request.save(place / "server"), control, tell, reached)
             try:
                 found = following.to_the_end()
                 break
             except _Lost:
-                fruitless = 0 if following.progressed else fruitless + 1
+                fruitless = 0 if len(reached) > before else fruitless + 1
                 if fruitless >= _MOST_STARTS_WITHOUT_PROGRESS:
                     raise UserError(
                         f"server: the run in {out} ended {fruitless} times without getting further; "
@@ -92,13 +94,22 @@ def train_deployed(
 
 
 class _Following:
-    """One attempt at the run: started, followed, and stopped if the caller is interrupted."""
+    """One attempt at the run: started, followed, and stopped if the caller is interrupted.
 
-    def __init__(self, server: Path, name: str, control: Control, tell: ProgressCallback) -> None:
+    `reached`: how far any attempt has come so far, stage by stage; this one adds to it.
+    """
+
+    def __init__(
+        self,
+        server: Path,
+        name: str,
+        control: Control,
+        tell: ProgressCallback,
+        reached: set[tuple[str, int]],
+    ) -> None:
         self._events, self._name = events_path(server, name), name
-        self._control, self._tell = control, tell
+        self._control, self._tell, self._reached = control, tell, reached
         self._seen = 0
-        self.progressed = False
 
     def to_the_end(self) -> dict[str, Any]:
         """The result.
@@ -120,8 +131,7 @@ class _Following:
             if outcome is not None:
                 return outcome
             if time.monotonic() >= look:
-                status = self._patiently(lambda: self._control.status(run))
-                if status is None or status.ended:
+                if self._patiently(lambda: self._control.has_ended(run)):
                     time.sleep(_POLL_SECONDS)
                     if (outcome := self._read()) is not None:
                         return outcome
@@ -135,7 +145,7 @@ class _Following:
             kind = event.pop("kind")
             if kind == "progress":
                 report = Progress(**event)
-                self.progressed |= report.done > 0
+                self._reached.add((report.stage, report.done))
                 self._tell(report)
             elif kind == "result":
                 return dict(event["result"])

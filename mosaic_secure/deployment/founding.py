@@ -15,6 +15,7 @@ from mosaic_secure.deployment.description import (
     FEDERATION_FILE,
     FederationDescription,
     Party,
+    check_plain_name,
     parse_address,
 )
 from mosaic_secure.deployment.folders import new_folder
@@ -79,7 +80,7 @@ def found(
             f"--cards-only: there is no card of {', '.join(missing)}; give one of each with --card"
         )
     population = ledger_population(config)
-    name = population if name is None else name
+    name = check_plain_name("name", population if name is None else name)
     with new_folder(place) as folder:
         ca = create_ca(folder / CA_KEY, name)
         parties = [card.party for card in given.values()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ __all__ = ["gather"]
 
 _POLL_SECONDS = 1.0
 _HELLO_SECONDS = 300.0  # a party that was just started loads its libraries first
+_HELLO_BYTES = 1 << 16
+_VERSION = re.compile("[0-9][0-9A-Za-z.+]{0,29}")
 
 
 def gather(
@@ -44,6 +47,7 @@ def gather(
         DiscoveryError: the authority or too many clients are missing, or do not answer as they should.
     """
     here = _wait(grid, federation, fewest, grace, patience, note)
+    grid.most_bytes = _HELLO_BYTES
     requests = {party: to_flower(HelloRequest(version=version), node, group="hello") for party, node in here}
     replies = {
         reply.metadata.reply_to_message_id: reply
@@ -104,7 +108,8 @@ def _checked(
     if hello.role != (AUTHORITY if party == AUTHORITY else "client"):
         raise ProtocolError("its node says that it has another role")
     if hello.version != version:
-        raise ProtocolError(f"it runs version {hello.version[:20]}, the server {version}")
+        named = hello.version if _VERSION.fullmatch(hello.version) else "of another kind"  # its own words
+        raise ProtocolError(f"it runs version {named}, the server {version}")
     return Node(node_id, hello.role, party, hello.identity)
 
 

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from flwr.app import Message, RecordDict
+from flwr.app.error import Error
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
-from mosaic_secure.deployment.replies import Replies
+from mosaic_secure.deployment.replies import Look, Replies
+from mosaic_secure.protocol.failures import TOO_LARGE
 
 __all__ = ["PatientGrid"]
 
@@ -48,6 +50,15 @@ class PatientGrid(Grid):
     def __init__(self, grid: Any, replies: Replies | None = None) -> None:
         self._grid = grid
         self._replies = replies or Replies(grid._runtime_client, grid.node)
+
+    @property
+    def most_bytes(self) -> int | None:
+        """Of the payload of a reply; a larger one is not taken. May be set before each exchange."""
+        return self._replies.most_bytes
+
+    @most_bytes.setter
+    def most_bytes(self, value: int | None) -> None:
+        self._replies.most_bytes = value
 
     def set_run(self, run: Run) -> None:
         self._grid.set_run(run)
@@ -102,10 +113,10 @@ class PatientGrid(Grid):
                     continue
                 replies.append(_answering(reply, first))
                 del sent[first]
-            for request in found.broken:
+            for request, stands_for in _without_use(found):
                 first = asked.pop(request, None)
                 if first in sent:
-                    replies.append(_answering(_nothing(sent[first].message), first))
+                    replies.append(_answering(Message(stands_for, reply_to=sent[first].message), first))
                     del sent[first]
             for request in found.lost:
                 first = asked.pop(request, None)
@@ -164,9 +175,10 @@ def _is_of_a_node_that_is_away(reply: Message) -> bool:
     return by_flower and reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE
 
 
-def _nothing(request: Message) -> Message:
-    """In place of a reply that is none: a message without any record."""
-    return Message(RecordDict(), reply_to=request)
+def _without_use(found: Look) -> Iterable[tuple[str, RecordDict | Error]]:
+    """Requests whose replies are of no use, and what stands for each: no record at all, or an error."""
+    yield from ((request, RecordDict()) for request in found.broken)
+    yield from ((request, Error(TOO_LARGE, "")) for request in found.large)
 
 
 def _answering(reply: Message, request: str) -> Message:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from mosaic_secure.deployment.description import AUTHORITY, FEDERATION_FILE, Fed
 from mosaic_secure.deployment.material import IDENTITY, read_public_keys
 from mosaic_secure.engine.parties import fewest_contributors, starter_policy
 from mosaic_secure.errors import UserError
+from mosaic_secure.release_requests import release_requests
 from privacy.errors import PrivacyError
 from privacy.policy import ClientPolicy
 
@@ -127,18 +128,26 @@ def accept(path: str | Path, file: str | Path, fingerprint: str, config: RunConf
 
 
 def write_rules(kit: Kit, config: RunConfig) -> None:
-    """Write the rules that a party starts with, as in a simulation of that configuration."""
+    """Write the rules that a party starts with: as in a simulation of that configuration, but that of private
+    data nothing may leave that the configuration does not release."""
     description = kit.description
     if kit.party.role == AUTHORITY:
         AuthorityHome(kit.path).set_terms(description.pinned, fewest_contributors(config))
         return
     identity = description.authority.identity
-    starter_policy(config, description.population, description.pinned, identity).save(kit.rules)
+    policy = starter_policy(config, description.population, description.pinned, identity)
+    if not config.is_public:
+        asked = frozenset(release.name for release in release_requests(config))
+        policy = replace(policy, allowed_releases=asked)
+    policy.save(kit.rules)
 
 
-def rules_problem(kit: Kit) -> str | None:
-    """What keeps a party's own rules from working in its federation, in a sentence; None if nothing does."""
-    description, path = kit.description, kit.rules
+def rules_problem(kit: Kit, file: Path | None = None) -> str | None:
+    """What keeps a party's own rules from working in its federation, in a sentence; None if nothing does.
+
+    `file`: rules that it may come to have; those that it has if None.
+    """
+    description, path = kit.description, file or kit.rules
     try:
         rules = _read_terms(path) if kit.party.role == AUTHORITY else ClientPolicy.load(path)
     except (UserError, PrivacyError) as error:

@@ -64,7 +64,8 @@ def _lead(address: str, place: Path, token: str) -> None:
         TaskIdentity.node_id = task.context.node_id
         grid.set_run(run)
         name = str(run.override_config[REQUEST])
-        done = _run(Request.load(server, name), Outbox(server, name), place, PatientGrid(grid))
+        request = Request.claim(server, name)
+        done = request is not None and _run(request, Outbox(server, name), place, PatientGrid(grid))
     status = SubStatus.COMPLETED if done else SubStatus.FAILED
     client.PushTaskOutput(PushTaskOutputRequest(sub_status=status, details=""))
     grid.close()

@@ -94,7 +94,7 @@ class Child:
         self._leash, self._started = writing, time.monotonic()
 
     def keep(self) -> bool:
-        """Start the process again if it has ended, not at once after many failures; True if it ended."""
+        """Start the process again if it has ended, not at once after many failures; True if it did."""
         if self.pid is not None:
             return False
         now = time.monotonic()
@@ -102,7 +102,7 @@ class Child:
             lasted = now - self._started
             self._failures = 0 if lasted > _STEADY_SECONDS else self._failures
             if lasted < _PAUSES[min(self._failures, len(_PAUSES) - 1)]:
-                return True
+                return False
             self._failures += 1
             self._let_go()
         self.start()

@@ -1,4 +1,4 @@
-"""Whether a machine can take part at all: versions, programs, processor, memory, disk, GPU."""
+"""Whether a machine can take part at all: versions, processor, memory, disk, GPU."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import importlib
 import os
 import platform
 import shutil
-import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from mosaic_secure.deployment.findings import Finding, ok, problem, warning
 __all__ = ["check_machine"]
 
 DISTRIBUTION = "mosaic-secure"
-PROGRAMS = ("flower-superlink", "flower-supernode", "flower-superexec", "flwr")
 _NAMED = ("torch", "torchvision", "opacus", "tenseal", "flwr", "numpy")
 _LOADED = ("torch", "opacus", "tenseal", "flwr")
 _GB = 1 << 30
@@ -33,7 +31,6 @@ def check_machine(place: Path) -> list[Finding]:
     """Everything about the machine; `place` is where runs or a party's files will lie."""
     return [
         *check_versions(),
-        check_programs(),
         check_gpu(),
         check_cores(),
         check_memory(),
@@ -68,16 +65,6 @@ def check_versions(requirements: Iterable[str] | None = None, python: str | None
     if held:
         findings.append(ok("versions", f"{', '.join(sorted(held))}{more} are as required"))
     return [*findings, *_loads()]
-
-
-def check_programs(names: Sequence[str] = PROGRAMS) -> Finding:
-    """Whether Flower's programs are there: beside this Python, or in the search path."""
-    beside = str(Path(sys.executable).parent)
-    missing = [name for name in names if not (shutil.which(name, path=beside) or shutil.which(name))]
-    if missing:
-        found = f"{', '.join(missing)} cannot be found beside {sys.executable} or in PATH"
-        return problem("programs", found, _REINSTALL)
-    return ok("programs", f"{', '.join(names)} are there")
 
 
 def check_gpu() -> Finding:

@@ -67,8 +67,15 @@ class PartyProcesses:
             [self._ring],
         )
         self._node.start()
+        node = self._node
         self._answerer = Answerer(
-            f"127.0.0.1:{port}", self._secret, self._node_config, self._threads, self._bell, self._told
+            f"127.0.0.1:{port}",
+            self._secret,
+            self._node_config,
+            self._threads,
+            self._bell,
+            self._told,
+            lambda: node.pid is not None,
         )
 
     def step(self, stop: threading.Event) -> None:
@@ -80,7 +87,7 @@ class PartyProcesses:
         try:
             self._answerer.step(stop)
         except NodeStuckError:
-            if not stop.is_set():
+            if not stop.is_set() and self._node.pid is not None:
                 self._told("the SuperNode lost a message; it is started again")
                 self._node.stop()
 

@@ -4,7 +4,7 @@ A node names a reply first and sends its pieces then. Flower's grid waits for th
 nothing else meanwhile, even if the node has died in between. Here each look takes what is there.
 
 What a node sends may be anything: Flower looks at the hashes of pieces, and at the address on the envelope,
-not at the letter in it.
+not at the letter in it. Of one that is too large no more is taken than shows that it is.
 """
 
 from __future__ import annotations
@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Look", "Replies"]
 
+_MOST_PIECES = 1 << 12  # an honest reply has one for each array and part of it, and few more
+_FRAMES = 1 << 20  # bytes for what Flower puts around a payload
+
+
+class _TooLarge(Exception):
+    """A reply has more bytes, or more pieces, than it may have."""
+
 
 @dataclass
 class _Coming:
@@ -28,6 +35,7 @@ class _Coming:
     named: Any
     missing: list[str]
     pieces: dict[str, bytes] = field(default_factory=dict)
+    taken: int = 0
 
     @property
     def request(self) -> str:
@@ -37,11 +45,13 @@ class _Coming:
 
 @dataclass
 class Look:
-    """What one look has found: replies that are whole, requests whose replies are lost, or are none."""
+    """What one look has found: replies that are whole, and requests whose replies are lost, are none, or are
+    larger than they may be."""
 
     whole: list[Message] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
+    large: list[str] = field(default_factory=list)
 
 
 class Replies:
@@ -49,10 +59,14 @@ class Replies:
 
     Args:
         client: of Flower's Runtime API. node: the server's own, as Flower knows it.
+
+    Attributes:
+        most_bytes: that the payload of one reply may have; any number if None.
     """
 
     def __init__(self, client: Any, node: Any) -> None:
         self._client, self._node = client, node
+        self.most_bytes: int | None = None
         self._coming: dict[str, _Coming] = {}
         self._named: set[str] = set()  # requests with a reply; asked again, Flower says there is none
 
@@ -73,10 +87,13 @@ class Replies:
         found = Look()
         for number, coming in list(self._coming.items()):
             try:
-                if not _take(coming, pull):
+                if not _take(coming, pull, self.most_bytes):
                     continue
             except ObjectPullError:
                 found.lost.append(coming.request)
+            except _TooLarge:
+                self._confirm(number, run_id)
+                found.large.append(coming.request)
             else:
                 self._confirm(number, run_id)
                 message = _read(number, coming)
@@ -122,14 +139,19 @@ def _as_named(inside: Any, named: Any) -> bool:
     return all(getattr(inside, field) == getattr(named, field) for field in fields)
 
 
-def _take(coming: _Coming, pull: Callable[[str], bytes]) -> bool:
+def _take(coming: _Coming, pull: Callable[[str], bytes], most_bytes: int | None) -> bool:
     """Take the pieces that are there; whether that was the last of them."""
     from flwr.supercore.inflatable.inflatable_utils import ObjectUnavailableError
 
+    if most_bytes is not None and len(coming.pieces) + len(coming.missing) > _MOST_PIECES:
+        raise _TooLarge
     while coming.missing:
         try:
-            coming.pieces[coming.missing[0]] = pull(coming.missing[0])
+            piece = pull(coming.missing[0])
         except ObjectUnavailableError:
             return False
-        coming.missing.pop(0)
+        coming.taken += len(piece)
+        if most_bytes is not None and coming.taken > most_bytes + _FRAMES:
+            raise _TooLarge
+        coming.pieces[coming.missing.pop(0)] = piece
     return True

@@ -46,6 +46,24 @@ class Request:
         return name
 
     @classmethod
+    def claim(cls, server: Path, name: str) -> Request | None:
+        """Read it, to make the run that it asks for; None if that was done before.
+
+        An order whose answer is lost is given again, and the SuperLink may have taken both.
+
+        Raises:
+            UserError: there is none of that name.
+        """
+        found = cls.load(server, name)
+        try:
+            os.close(
+                os.open(server / FOLDER / f"{name}.claimed", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            )
+        except FileExistsError:
+            return None
+        return found
+
+    @classmethod
     def load(cls, server: Path, name: str) -> Request:
         """Read it; raises UserError when there is none of that name."""
         check_name("request", name)

@@ -12,6 +12,7 @@ from mosaic_secure.deployment.founding import load_federation
 from mosaic_secure.deployment.leading import TOKEN
 from mosaic_secure.deployment.leash import Child
 from mosaic_secure.deployment.machine import flower_environment
+from mosaic_secure.deployment.superlink import listening
 from mosaic_secure.deployment.tasks import TaskSource
 from mosaic_secure.errors import UserError
 from privacy.storage import make_private_directory
@@ -27,14 +28,19 @@ class Server:
     """The server's processes.
 
     Args:
-        place: the federation's folder. host: address to listen at. port: of the SuperLink; that of the
-            description when None.
+        place: the federation's folder.
+        host: address to listen at; all addresses of the kind that the description names when None.
+        port: of the SuperLink; that of the description when None.
         told: is called with a line about what happens.
+
+    Raises:
+        UserError: `place` is no federation's folder, or `host` no address of this machine.
     """
 
-    def __init__(self, place: Path, host: str, port: int | None, told: Callable[[str], None]) -> None:
+    def __init__(self, place: Path, host: str | None, port: int | None, told: Callable[[str], None]) -> None:
         self._place, self._server, self._told = place, place / "server", told
         self._federation = load_federation(place)
+        self.host = _address(host) if host else "::" if ":" in self._federation.host else "0.0.0.0"
         self.port = port or self._federation.port
         state = self._server / "state"
         make_private_directory(state)
@@ -50,7 +56,7 @@ class Server:
                 *("--isolation", "process"),
                 *("--superexec-auth-secret-file", str(self._server / "runtime.secret")),
                 *("--database", str(state / "superlink.db")),
-                *("--host", host, "--port", str(self.port)),
+                *("--host", self.host, "--port", str(self.port)),
             ],
             self._server / "logs" / "superlink.log",
             self._environment,
@@ -143,6 +149,18 @@ class Server:
             elif key not in known:
                 self._control.register(key, party.party)
         self._let_in = federation.revoked
+
+
+def _address(host: str) -> str:
+    """An address that this machine can listen at."""
+    try:
+        for opened in listening(host, 0):
+            opened.close()
+    except (ValueError, OSError):
+        raise UserError(
+            f"--host {host}: must be an address of this machine, such as 0.0.0.0 for all of IPv4"
+        ) from None
+    return host
 
 
 def _as_flower_keeps_it(line: str) -> bytes:

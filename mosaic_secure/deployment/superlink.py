@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import socket
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from mosaic_secure.deployment.leash import hold
 from mosaic_secure.deployment.long_poll import LongPoll
 
-__all__ = ["Guard"]
+__all__ = ["Guard", "listening"]
 
 FLEET = "/v1/fleet/"
 MOST_BYTES = 256 << 20
@@ -24,6 +25,7 @@ MOST_BYTES = 256 << 20
 
 _PUSH = f"{FLEET}push-messages"
 _CLEANING_SECONDS = 1.0
+_LOCAL = "127.0.0.1"
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -100,9 +102,11 @@ async def _body(receive: Receive, most: int) -> bytes:
 def _is_local(scope: Scope) -> bool:
     client = scope.get("client")
     try:
-        return client is not None and ipaddress.ip_address(client[0]).is_loopback
+        address = ipaddress.ip_address(client[0]) if client is not None else None
     except ValueError:
         return False
+    mapped = getattr(address, "ipv4_mapped", None)  # an IPv4 client of a socket for both
+    return address is not None and (mapped or address).is_loopback
 
 
 def _is_its_own(body: bytes) -> bool:
@@ -137,6 +141,24 @@ def _clean_seldom() -> None:
     SqlCoreState._cleanup_expired_task_tokens = now_and_then
 
 
+def listening(host: str, port: int) -> list[socket.socket]:
+    """Sockets that listen at an address of this machine, and at 127.0.0.1, where its own processes ask.
+
+    Args:
+        host: an IPv4 or IPv6 address; "0.0.0.0" is all of IPv4, "::" all of both.
+
+    Raises:
+        OSError: it is no address of this machine, or the port is taken.
+    """
+    address = ipaddress.ip_address(host)
+    both = address.version == 6 and address.is_unspecified
+    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+    found = [socket.create_server((host, port), family=family, dualstack_ipv6=both)]
+    if not address.is_unspecified and host != _LOCAL:
+        found.append(socket.create_server((_LOCAL, port)))
+    return found
+
+
 def main() -> None:
     """Serve until the process is told to end; the command line is that of ``flower-superlink``."""
     hold()
@@ -148,15 +170,15 @@ def main() -> None:
     _clean_seldom()
     link = import_module("flwr.superlink.cli.flower_superlink")  # its package hides it behind a function
     config = link._parse_superlink_lifespan_config()
-    uvicorn.run(
+    served = uvicorn.Config(
         Guard(LongPoll(create_app(config, link.SuperLinkLifespan))),
-        host=config.host,
-        port=config.port,
         access_log=False,
+        proxy_headers=False,  # where a request comes from is what the connection says
         ssl_keyfile=config.ssl_keyfile,
         ssl_certfile=config.ssl_certfile,
         timeout_graceful_shutdown=2,
     )
+    uvicorn.Server(served).run(sockets=listening(config.host, config.port))
 
 
 if __name__ == "__main__":

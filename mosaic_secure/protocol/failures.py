@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 FAILED = "failed"
 CRASHED = "crashed"
 NOT_LOADED = "not-loaded"
+TOO_LARGE = 1001
+"""Error code, none of Flower's, that a grid gives in place of a reply too large to be taken from the net."""
 
 
 def hide_failures(

@@ -23,7 +23,7 @@ from mosaic_secure.protocol.fields import (
     signed,
 )
 
-CODES = ("ok", "refused", "policy", "budget", "ledger", "conflict", "withdrawn", "state", "failed")
+CODES = ("ok", "refused", "policy", "budget", "ledger", "conflict", "withdrawn", "failed")
 
 
 @message("query.hello", sender=("client", "authority"), receiver="server")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from flwr.common.constant import ErrorCode
 
 from mosaic_secure.protocol.codec import ProtocolError, content_bytes, from_flower, to_flower
+from mosaic_secure.protocol.failures import TOO_LARGE
 from mosaic_secure.protocol.fields import Message
 from mosaic_secure.protocol.log import SERVER, MessageLog, Party
 from mosaic_secure.protocol.messages import CODES
@@ -46,7 +47,8 @@ class Courier:
     Args:
         grid: any Flower grid. nodes: party id -> node, of those that are there. log: of all messages.
         timeout: seconds to wait for the replies of one exchange; None waits for ever.
-        most: bytes of a reply, by its class; a larger one is not read.
+        most: bytes of a reply, by its class; a larger one is not read, nor taken from the net by a grid with
+            an attribute `most_bytes`.
     """
 
     def __init__(
@@ -74,6 +76,8 @@ class Courier:
             if (node := self._nodes.get(party)) is not None:
                 self._log.record(stage, request, SERVER, Party(node.role, node.party))
                 out[party] = to_flower(request, node.node_id, group=stage)
+        if hasattr(self._grid, "most_bytes"):
+            self._grid.most_bytes = self._most.get(reply)
         received = list(self._grid.send_and_receive(list(out.values()), timeout=self._timeout)) if out else []
         asked = {message.metadata.message_id: party for party, message in out.items()}
         answers: dict[str, R | Refused] = {party: Refused("silent") for party in out}
@@ -117,4 +121,6 @@ def _failure(code: int) -> str:
     """The word for an error that came instead of a reply, by Flower's number for it."""
     if code in _UNREACHABLE:
         return "unreachable"
+    if code == TOO_LARGE:
+        return "too-large"
     return "crashed" if code == ErrorCode.CLIENT_APP_CRASHED else "failed"

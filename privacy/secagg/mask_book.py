@@ -44,10 +44,15 @@ from privacy.secagg.masks import add_masks, agree, derived_key
 from privacy.secagg.shamir import SECRET_BYTES, SHARE_BYTES, split
 from privacy.storage import write_durably
 
-__all__ = ["MaskBook"]
+__all__ = ["MaskBook", "forget_masks"]
 
 FOLDER = "masks"
 SEAL_PURPOSE = "mosaic-secure mask shares 1"
+
+
+def forget_masks(home: Path, run_id: str) -> None:
+    """Remove every secret of a run's masks from a client's home, if there is any."""
+    shutil.rmtree(home / FOLDER / check_name("run id", run_id), ignore_errors=True)
 
 
 class MaskBook:
@@ -212,10 +217,6 @@ class MaskBook:
         if answer["contributors"] != chosen:
             raise AggregationError(f"round {round_id}: it gave shares for other contributors; refused")
         return [bytes.fromhex(answer["shares"][member]) for member in sorted(members)]
-
-    def forget(self) -> None:
-        """Remove every secret of the run."""
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     @property
     def _share_key(self) -> bytes:

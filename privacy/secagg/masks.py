@@ -21,15 +21,16 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from privacy.errors import AggregationError
+from privacy.secagg.decoding import decode, off
 from privacy.secagg.mask_terms import Bundle, MaskTerms, seed_commitment
-from privacy.secagg.shamir import combine
+from privacy.secagg.shamir import PRIME, SHARE_BYTES, combine
 
 __all__ = ["add_masks", "agree", "centred", "derived_key", "remove_masks", "unmask"]
 
 SELF_PURPOSE = "mosaic-secure self mask 1"
 PAIR_PURPOSE = "mosaic-secure pair mask 1"
 KEY_BYTES = 32
-MOST_TRIED = 500  # choices among shares, where some are wrong
+MOST_TRIED = 1000  # choices among shares, where more of them are wrong than can be decoded
 
 
 def derived_key(secret: bytes, context: bytes) -> bytes:
@@ -116,13 +117,15 @@ def unmask(
         answers: client -> its shares, one for each member in sorted order (`MaskBook.reveal`); an empty one
             where it holds none.
 
-    A wrong share is noticed, and done without where there are enough others.
+    A wrong share is noticed, and done without where there are enough others: always where at most half of
+    the shares beyond the threshold are wrong, else where one of `MOST_TRIED` choices has none of them.
 
     Raises:
         AggregationError: too few right shares of a secret; the line names whose.
     """
     ordered = sorted(members)
     seeds, privates = {}, {}
+    suspects: set[int] = set()
     for position, member in enumerate(ordered):
         bundle, contributed = members[member], member in contributors
         shares = {
@@ -136,7 +139,7 @@ def unmask(
                 f"least {terms.threshold}"
             )
         is_right = _is_seed_of(bundle, round_id) if contributed else _is_key_of(bundle, round_id)
-        found = _recovered(shares, terms.threshold, is_right)
+        found = _recovered(shares, terms.threshold, is_right, suspects)
         if found is None:
             raise AggregationError(f"round {round_id}: too many wrong shares of a mask of {member}")
         (seeds if contributed else privates)[member] = found
@@ -144,15 +147,34 @@ def unmask(
 
 
 def _recovered(
-    shares: Mapping[int, bytes], threshold: int, is_right: Callable[[bytes], bool]
+    shares: Mapping[int, bytes], threshold: int, is_right: Callable[[bytes], bool], suspects: set[int]
 ) -> bytes | None:
-    """The secret that is right, of as many of the shares as that takes; None if it is not found."""
-    for chosen in islice(combinations(shares.items(), threshold), MOST_TRIED):
+    """The secret that is right, of as many of the shares as that takes; None if it is not found.
+
+    `suspects`: points that gave a wrong share of something, asked last; those that are found here are added.
+    """
+    values = {point: int.from_bytes(share, "big") for point, share in shares.items()}
+    values = {p: v for p, v in values.items() if len(shares[p]) == SHARE_BYTES and v < PRIME}
+    points = sorted(values, key=lambda point: (point in suspects, point))
+
+    def attempt(chosen: Sequence[int]) -> bytes | None:
         try:
-            secret = combine(dict(chosen))
+            secret = combine({point: shares[point] for point in chosen})
         except AggregationError:
-            continue
-        if is_right(secret):
+            return None
+        return secret if is_right(secret) else None
+
+    if len(points) < threshold:
+        return None
+    if (secret := attempt(points[:threshold])) is not None:
+        return secret
+    decoded = decode(values, threshold)
+    if decoded is not None and is_right(decoded[0]):
+        suspects |= decoded[1]
+        return decoded[0]
+    for chosen in islice(combinations(points, threshold), MOST_TRIED):
+        if (secret := attempt(chosen)) is not None:
+            suspects |= off(values, chosen)
             return secret
     return None
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mosaic_secure.client.session import ClientHome
+from mosaic_secure.client.session import ClientHome, Session
 from mosaic_secure.client.withdrawal import (
     FOLDER,
     Withdrawn,
@@ -95,6 +95,49 @@ def test_every_request_is_answered_with_the_one_word_and_nothing_is_released(tmp
         assert first.charged == made
 
 
+def test_a_run_that_is_left_for_good_leaves_no_secret_behind(tmp_path: Path):
+    first = client(tmp_path, tiny_config(privacy__pairwise_masks=True))
+    assert first.enrol().code == "ok"
+    assert first.ask(LocalTrainingRequest(run_id=RUN, round=0)).code == "ok"
+    secret = [first.home.path / name / RUN for name in ("secrets", "masks", "cache")]
+    assert all(any(folder.iterdir()) for folder in secret)
+    made = first.charged
+    withdraw(first.home.path, RUN)
+    assert first.home.end(RUN) and first.home.end(RUN)
+    assert not any(folder.exists() for folder in secret)
+    with first.home.ledger() as ledger:
+        assert ledger.run(RUN).sealed
+    assert first.charged == made
+    assert first.ask(LocalTrainingRequest(run_id=RUN, round=0)).code == "withdrawn"
+
+
+def test_a_request_that_was_under_way_when_its_run_was_left_leaves_nothing_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    first = client(tmp_path, tiny_config())
+    first.enrol()
+
+    def leave_meanwhile(self: Session) -> None:
+        withdraw(first.home.path, RUN)
+        first.home.end(RUN)
+        monkeypatch.undo()
+        self.home.cache(RUN).mkdir(parents=True)  # as of codes whose making had begun before
+        self.check_allowed()
+
+    monkeypatch.setattr(Session, "check_allowed", leave_meanwhile)
+    assert first.ask(LocalTrainingRequest(run_id=RUN, round=0)).code == "withdrawn"
+    assert not first.home.cache(RUN).exists() and not (first.home.path / "secrets" / RUN).exists()
+
+
+def test_there_is_nothing_to_end_of_a_run_that_was_not_joined(tmp_path: Path):
+    first = client(tmp_path, tiny_config())
+    assert not first.home.end("another")  # before there is a ledger
+    first.enrol()
+    assert not first.home.end("another")
+    with first.home.ledger() as ledger:
+        assert not ledger.run(RUN).sealed
+
+
 def test_a_run_goes_on_without_a_client_that_leaves_between_two_rounds(tmp_path: Path):
     ledgers, notes = tmp_path / "ledgers", []
     home = ClientHome(ledgers / "digits-3" / "client-1", "client-1")
@@ -111,7 +154,8 @@ def test_a_run_goes_on_without_a_client_that_leaves_between_two_rounds(tmp_path:
     with home.ledger() as ledger:
         (run,) = ledger.runs()
     assert {name for name, made in run.releases.items() if made} == {"counts", "centre"}
-    assert run.charged_epsilon == run.epsilon and not run.sealed
+    assert run.charged_epsilon == run.epsilon and run.sealed  # by itself, once it was asked again
+    assert not (home.path / "secrets" / run.run_id).exists()
     excerpts = json.loads((tmp_path / "run" / "ledgers.json").read_bytes())["excerpts"]
     assert set(excerpts) == set(CLIENTS) - {"client-1"}
     sent = [json.loads(line) for line in (tmp_path / "run" / "messages.jsonl").read_text().splitlines()]

@@ -40,6 +40,7 @@ def test_the_commands_of_the_manual_end_in_a_sealed_run(trial: CarriedOut) -> No
     assert trial.contributors("runs/first") == list(CLIENTS)
     for name in CLIENTS:
         assert trial.follow(block("each client, later; here client-0"), name)
+        assert trial.follow(block("a client that leaves; here client-0"), name)
 
 
 def test_one_port_of_one_machine_is_open(trial: CarriedOut) -> None:
@@ -135,7 +136,8 @@ def test_a_client_that_was_revoked_is_out_and_a_renewed_certificate_holds(trial:
     wanted = "come:kit/node.key"
     assert _knock(trial, "client-2", "fl.example.org", wanted) == {wanted: 200}
     trial.bring_back()
-    trial.follow(block("server, later"), "server")
+    trial.follow(block("server, to shut client-2 out for good"), "server")
+    trial.follow(block("server, to renew its certificate"), "server")
     trial.going["server"].until("client-2: its node is revoked")
     assert _knock(trial, "client-2", "fl.example.org", wanted) == {wanted: REFUSED}
     assert load_federation(trial.machines.folder("server") / "federation").revoked == ("client-2",)

@@ -17,6 +17,11 @@ CLIENTS = ("client-0", "client-1", "client-2")
 NAMES = ("server", AUTHORITY, *CLIENTS)
 GOES_ON = {"serve": "listens at", "authority": "answers what comes from", "join": "answers what comes from"}
 _ONCE = {"--dry-run", "--withdraw", "--rejoin"}
+_AS_TOLD = (
+    "data",
+    "clients",
+    "partition",
+)  # sections of which a tiny run changes nothing that the manual says
 
 
 def tiny_run(name: str, **more: Any) -> dict[str, Any]:
@@ -25,8 +30,8 @@ def tiny_run(name: str, **more: Any) -> dict[str, Any]:
     public_alone = {"data.limit"} if more else set()
     for key, value in {**TINY, **more}.items():
         section, field = key.split(".")
-        if key not in public_alone:
-            values.setdefault(section, {}).setdefault(field, value)
+        if key not in public_alone and not (section in _AS_TOLD and field in values[section]):
+            values.setdefault(section, {})[field] = value
     return values
 
 
@@ -124,6 +129,10 @@ class CarriedOut:
         def place(text: str) -> Path:
             host, colon, path = text.rpartition(":")
             assert host in ("", SERVER)
-            return self.machines.folder("server" if colon else name) / path
+            return (
+                self.machines.folder("server") / Path(path).relative_to("fl")
+                if colon
+                else (self.machines.folder(name) / path)
+            )
 
         self.machines.hand_over(Path(shutil.copy(place(source), place(target))))

@@ -114,7 +114,7 @@ def test_code_that_a_server_sends_is_neither_installed_nor_loaded(
     monkeypatch.setattr(answering.TaskSource, "acquire", lambda _: "token")
     reading, writing = os.pipe()
     told: list[str] = []
-    answerer = Answerer("127.0.0.1:1", b"secret", config, 1, reading, told.append)
+    answerer = Answerer("127.0.0.1:1", b"secret", config, 1, reading, told.append, lambda: True)
     try:
         os.write(writing, b"1")
         answerer.step(threading.Event())
@@ -126,3 +126,24 @@ def test_code_that_a_server_sends_is_neither_installed_nor_loaded(
     reply = inflate_object_from_contents(node.pushed[0].message_object_trees[0].object_id, node.parts)
     assert from_flower(HelloReply, reply).identity == own  # as the app that is installed answers
     assert not mark.exists() and not (tmp_path / "flower").exists()
+
+
+def test_an_answer_that_has_nowhere_to_go_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The SuperNode died while its party computes: it is to be started again now, not after a training."""
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
+    fab = Fab("0" * 64, b"", {})
+    node = _SuperNode(to_flower(HelloRequest(version="1"), 17), fab, {"role": "authority"})
+    monkeypatch.setattr(answering, "runtime_client", lambda *_: node)
+    monkeypatch.setattr(answering.TaskSource, "acquire", lambda _: "token")
+    monkeypatch.setattr(answering.WorkerPool, "submit", lambda *_: None)  # a training without an end
+    reading, writing = os.pipe()
+    answerer = Answerer("127.0.0.1:1", b"secret", {}, 1, reading, lambda _: None, lambda: False)
+    try:
+        os.write(writing, b"1")
+        with pytest.raises(answering.NodeStuckError):
+            answerer.step(threading.Event())
+    finally:
+        answerer.close()
+        os.close(reading)
+        os.close(writing)
+    assert not node.pushed

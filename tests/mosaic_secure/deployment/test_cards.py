@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mosaic_secure.client.session import ClientHome
 from mosaic_secure.config import load_config
 from mosaic_secure.deployment.cards import Card, make_card
 from mosaic_secure.deployment.description import FederationDescription
@@ -19,6 +20,7 @@ from mosaic_secure.deployment.founding import found, revoke
 from mosaic_secure.deployment.kits import accept, load_kit, rules_problem
 from mosaic_secure.deployment.material import read_public_keys
 from mosaic_secure.errors import UserError
+from mosaic_secure.plan import build_plan
 from privacy.canonical import canonical_json
 from privacy.errors import PrivacyError
 from privacy.identity import SigningKey
@@ -177,6 +179,12 @@ def test_foundings_that_are_refused_leave_nothing(
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_a_name_that_is_none_is_refused_by_its_field(tmp_path: Path):
+    with pytest.raises(UserError, match="name .*: must be 1 to 100 of letters"):
+        found(tmp_path / "federation", CONFIG, "localhost:8443", "é" * 40)
+    assert not (tmp_path / "federation").exists()
+
+
 def test_one_identity_cannot_be_two_parties(tmp_path: Path):
     card = make_card(tmp_path / "kit", "client-0")
     key = SigningKey.load(tmp_path / "kit" / "identity.key")
@@ -216,6 +224,7 @@ def test_a_private_federation(tmp_path: Path):
         policy = ClientPolicy.load(place / "policy.toml")
         assert (policy.visibility, policy.trust, policy.allow_insecure_noise) == ("private", "local", False)
         assert (policy.max_epsilon_per_run, policy.max_epsilon_lifetime) == (8.0, 10.0)
+        assert policy.allowed_releases == {release.name for release in build_plan(PRIVATE).budget.releases}
 
 
 def test_what_is_not_accepted_changes_nothing(joining: tuple[Path, Path, Path], tmp_path: Path):
@@ -369,3 +378,20 @@ def test_revoking(federation: Path):
             revoke(federation, party)
     with pytest.raises(UserError, match="is no folder of a federation"):
         revoke(federation / "kits" / "client-0", "client-1")
+
+
+def test_a_second_federation_over_the_same_people_goes_on_with_their_ledgers(tmp_path: Path):
+    """As docs/deploy.md says: the same kit and card, the old rules moved away."""
+    kit, gone = tmp_path / "client-0", tmp_path / "client-1"
+    for place in (kit, gone):
+        make_card(place, place.name)
+    plan = build_plan(CONFIG).budget
+    for name, cards in (("first", [kit, gone]), ("second", [kit])):
+        known = found(tmp_path / name, CONFIG, "localhost:8443", cards=[card / "card.json" for card in cards])
+        (kit / "policy.toml").unlink(missing_ok=True)
+        assert accept(kit, tmp_path / name / "federation.json", known.fingerprint, CONFIG).wrote_rules
+        home = ClientHome(kit, "client-0")
+        with home.ledger() as ledger:
+            ledger.enrol(name, plan, "0" * 64, home.policy)
+            enrolled = [run.run_id for run in ledger.runs()]
+    assert enrolled == ["first", "second"]

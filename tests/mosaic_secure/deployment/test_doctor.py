@@ -27,7 +27,6 @@ from mosaic_secure.deployment.machine_checks import (
     check_disk,
     check_gpu,
     check_memory,
-    check_programs,
     check_versions,
 )
 from mosaic_secure.deployment.material import create_ca, issue_server_certificate
@@ -71,7 +70,7 @@ def at_port(federation: Path, port: int) -> FederationDescription:
 
 def test_this_machine():
     findings = by_name(diagnose())
-    assert {"python", "programs", "gpu", "cores", "memory", "disk"} <= set(findings)
+    assert {"python", "gpu", "cores", "memory", "disk"} <= set(findings)
     assert all(finding.found for finding in findings.values())
     assert all(finding.advice for finding in findings.values() if finding.status != "ok")
 
@@ -113,12 +112,6 @@ def test_a_library_that_does_not_load(monkeypatch: pytest.MonkeyPatch):
     findings = by_name(check_versions([], ""))
     assert findings["tenseal"].status == "problem" and "OSError" in findings["tenseal"].found
     assert check_gpu().status == "warning"
-
-
-def test_programs():
-    assert check_programs().status == "ok"
-    missing = check_programs(["flwr", "flower-nothing"])
-    assert missing.status == "problem" and "flower-nothing cannot" in missing.found
 
 
 def test_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

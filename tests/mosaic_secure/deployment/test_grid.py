@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,10 @@ from flwr.supercore.task_identity import TaskIdentity
 from mosaic_secure.deployment import grid as module
 from mosaic_secure.deployment.grid import PatientGrid
 from mosaic_secure.deployment.replies import Look
+from mosaic_secure.engine.discovery import Node
+from mosaic_secure.protocol.log import MessageLog
+from mosaic_secure.protocol.messages import EnrolReply, HelloReply, HelloRequest
+from mosaic_secure.server.courier import Courier, Refused
 
 NODE = 17
 
@@ -39,6 +44,7 @@ class _Flower:
     looks: int = 0
     lost: list[str] = field(default_factory=list)  # requests whose reply will not come, told once
     forgotten: set[str] = field(default_factory=set)
+    most_bytes: int | None = None
     numbers: Any = field(default_factory=lambda: itertools.count(1))
 
     def get_nodes(self) -> list[_Info]:
@@ -194,6 +200,18 @@ def test_a_reply_that_is_none_is_an_answer_and_not_asked_for_again():
     flower.look = lambda requests, run_id: Look(broken=["m1"])
     (reply,) = PatientGrid(flower, flower).send_and_receive([request()], timeout=10)
     assert reply.metadata.reply_to_message_id == "m1" and not reply.content and len(flower.sent) == 1
+
+
+def test_a_reply_that_is_too_large_loses_its_sender_the_stage_by_that_name(tmp_path: Path):
+    flower = _Flower()
+    flower.look = lambda requests, run_id: Look(large=[flower.sent[-1].metadata.message_id])
+    nodes = {"client-0": Node(NODE, "client", "client-0", b"")}
+    log = MessageLog(tmp_path / "messages.jsonl")
+    courier = Courier(PatientGrid(flower, flower), nodes, log, 10, {HelloReply: 5})
+    found = courier.ask_one("hello", "client-0", HelloRequest(version="1"), HelloReply)
+    assert found == Refused("too-large") and flower.most_bytes == 5
+    courier.ask_one("hello", "client-0", HelloRequest(version="1"), EnrolReply)
+    assert flower.most_bytes is None  # of a kind of reply without a bound
 
 
 @pytest.mark.parametrize("there", [False, True])

@@ -19,7 +19,9 @@ CARRIED_OUT = {
     "each client; here client-0": 3,
     "each client, with images of its own; here client-0": 1,
     "each client, later; here client-0": 1,
-    "server, later": 1,
+    "a client that leaves; here client-0": 1,
+    "server, to shut client-2 out for good": 1,
+    "server, to renew its certificate": 1,
     "server, to go on with a run": 1,
 }
 NOT_CARRIED_OUT = {
@@ -78,5 +80,5 @@ def test_each_client_and_the_authority_have_a_card_in_the_founding() -> None:
     cards = [init[at + 1] for at, word in enumerate(init) if word == "--card"]
     sent = block("key authority", 0).commands + block("each client; here client-0", 0).commands
     target = {words[2].partition(":")[2] for words in sent if words[0] == "scp"}
-    assert target == {"cards/authority.json", "cards/client-0.json"}
+    assert target == {"fl/cards/authority.json", "fl/cards/client-0.json"}
     assert set(cards) == {f"cards/{name}.json" for name in ("authority", *CLIENTS)}

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from ..tiny import command
+from cli import party
+from mosaic_secure.client.session import ClientHome, enrol
+from mosaic_secure.deployment.kits import load_kit
+from mosaic_secure.plan import build_plan
+from privacy.canonical import canonical_json
+
+from ..tiny import command, tiny_config
 
 
 @pytest.mark.parametrize(
@@ -20,6 +27,9 @@ from ..tiny import command
         (("--superlink", "fl"), "--superlink fl: must be HOST:PORT"),
         (("--superlink", "0.0.0.0:8443"), "--superlink 0.0.0.0:8443: must be HOST:PORT"),
         (("--dry-run",), "--dry-run: needs --config"),
+        (("--policy", "nowhere.toml"), "--policy: policy nowhere.toml: cannot be read"),
+        (("--policy", "nowhere.toml", "--withdraw"), "--policy: does not go with --withdraw or --rejoin"),
+        (("--policy", "nowhere.toml", "--rejoin"), "--policy: does not go with --withdraw or --rejoin"),
     ],
 )
 def test_a_client_is_told_of_what_would_be_passed_over(
@@ -29,6 +39,55 @@ def test_a_client_is_told_of_what_would_be_passed_over(
     before = sorted(path.name for path in kit.iterdir())
     assert told in command("join", kit, *options).refusal
     assert sorted(path.name for path in kit.iterdir()) == before
+
+
+def test_who_leaves_a_run_for_good_hears_that_its_secrets_are_gone(federation: Path) -> None:
+    kit = load_kit(federation / "kits" / "client-0")
+    home, plan = ClientHome(kit.path, "client-0"), build_plan(tiny_config(engine__name="deployed"))
+    texts = (canonical_json(part.to_dict()).decode() for part in (plan.config, plan.budget))
+    enrol(home, "run-1", *texts, kit.description.pinned)
+    other = command("join", kit.path, "--withdraw", "--run", "run-2")
+    assert (other.status, "is destroyed" in other.out) == (0, False)
+    left = command("join", kit.path, "--withdraw", "--run", "run-1")
+    assert left.status == 0 and "withdrawn from run run-1" in left.out and "is destroyed" in left.out
+    with home.ledger() as ledger:
+        assert ledger.run("run-1").sealed
+
+
+def test_rules_are_tried_out_by_a_dry_run_and_not_kept(federation: Path, tmp_path: Path) -> None:
+    kit = federation / "kits" / "client-0"
+    before = (kit / "policy.toml").read_bytes()
+    draft = tmp_path / "draft.toml"
+    draft.write_bytes(
+        b"# mine\n" + re.sub(rb"max_epsilon_per_run = .*", b"max_epsilon_per_run = 0.5", before)
+    )
+    run = ("--dry-run", "--config", "digits", "--policy", draft)
+    shown = command("join", kit, *run)
+    assert "above the policy's cap of 0.5 for one run" in shown.out
+    assert "refused" not in command("join", kit, "--dry-run", "--config", "digits").out.splitlines()[-1]
+    other = draft.read_bytes().replace(b"digits-3", b"other")
+    (tmp_path / "other.toml").write_bytes(other)
+    refused = command("join", kit, *run[:-1], tmp_path / "other.toml").refusal
+    assert "--policy: " in refused and "is for population 'other'" in refused
+    assert (kit / "policy.toml").read_bytes() == before
+
+
+def test_rules_are_laid_down_byte_for_byte(federation: Path, tmp_path: Path, monkeypatch) -> None:
+    kit = load_kit(federation / "kits" / "client-0")
+    given = b"# what we agreed in May\n" + kit.rules.read_bytes()
+    (tmp_path / "own.toml").write_bytes(given)
+    monkeypatch.setattr(party, "_answer", lambda *_: None)
+    kit.rules.write_bytes(b"damaged")
+    assert command("join", kit.path, "--policy", tmp_path / "own.toml").status == 0
+    assert kit.rules.read_bytes() == given and kit.rules.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("host", ["10.255.0.1", "fl.example.org", "[::1]", "1.2.3"])
+def test_a_server_listens_at_addresses_of_this_machine_alone(federation: Path, host: str) -> None:
+    assert (
+        f"--host {host}: must be an address of this machine"
+        in command("serve", federation, "--host", host).refusal
+    )
 
 
 @pytest.mark.parametrize("name", ["join", "authority", "serve"])

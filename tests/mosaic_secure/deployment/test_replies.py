@@ -16,6 +16,7 @@ from flwr.proto.runtime_pb2 import PullAppMessagesResponse
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.task_identity import TaskIdentity
 
+from mosaic_secure.deployment import replies as module
 from mosaic_secure.deployment.replies import Look, Replies
 
 RUN, NODE = 1, 7
@@ -201,3 +202,30 @@ def test_pieces_that_make_no_message_cost_their_sender_alone(
     )
     found = Replies(link, None).look(["one", "two"], RUN)
     assert found.broken == ["one"] and values(found.whole) == [0.25] and found.lost == []
+
+
+def test_no_more_is_taken_of_a_reply_than_shows_that_it_is_too_large(link: _Link):
+    big = Array(np.zeros(5 << 20, np.uint8))
+    records = RecordDict({"a": ArrayRecord({f"w{index}": big for index in range(3)})})
+    records["b"] = ArrayRecord({"w": Array(np.ones(5 << 20, np.uint8))})
+    link.pieces |= link.name(answer("one", records))
+    other = link.reply("two", 0.25)
+    link.pieces |= other
+    replies = Replies(link, None)
+    replies.most_bytes = 1 << 20
+    found = replies.look(["one", "two"], RUN)
+    assert found.large == ["one"] and values(found.whole) == [0.25]
+    assert len(link.confirmed) == 2  # the SuperLink need not keep it either
+    assert replies.look(["one", "two"], RUN) == NOTHING
+    replies.most_bytes = None
+    link.pieces |= link.name(answer("three", records))
+    assert len(replies.look(["three"], RUN).whole) == 1
+
+
+def test_a_reply_of_endlessly_many_pieces_is_not_begun(link: _Link, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "_MOST_PIECES", 3)
+    link.pieces |= link.reply("one", 0.5)
+    replies = Replies(link, None)
+    replies.most_bytes = 1 << 20
+    assert replies.look(["one"], RUN) == Look(large=["one"])
+    assert link.pulls == 0

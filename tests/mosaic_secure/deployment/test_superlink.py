@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from importlib import import_module
 from typing import Any
 
@@ -10,7 +11,7 @@ import httpx
 import pytest
 from flwr.supercore.corestate.sql_corestate import SqlCoreState
 
-from mosaic_secure.deployment.superlink import FLEET, Guard, _clean_seldom
+from mosaic_secure.deployment.superlink import FLEET, Guard, _clean_seldom, listening
 
 
 async def _read_all(scope: Any, receive: Any, send: Any) -> None:
@@ -32,7 +33,9 @@ def ask(path: str, client: str, content: Any = b"", most: int = 100) -> httpx.Re
     return asyncio.run(answer())
 
 
-@pytest.mark.parametrize("client", ["10.0.0.7", "2001:db8::7", "testclient", "127.0.0.1.example.org"])
+@pytest.mark.parametrize(
+    "client", ["10.0.0.7", "::ffff:10.0.0.7", "2001:db8::7", "testclient", "127.0.0.1.example.org"]
+)
 @pytest.mark.parametrize(
     "path",
     ["/v1/control/start-run", "/v1/control/register-node", "/v1/runtime/acquire-task", "/docs", "/", "/v1"],
@@ -47,9 +50,40 @@ def test_a_path_that_only_looks_like_fleet_is_refused(path: str):
     assert ask(path, "10.0.0.7").status_code == 403
 
 
-@pytest.mark.parametrize("client", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("client", ["127.0.0.1", "::1", "::ffff:127.0.0.1"])
 def test_this_machine_reaches_all(client: str):
     assert ask("/v1/control/start-run", client, b"12345").text == "5"
+
+
+@pytest.mark.parametrize(
+    ("host", "reached"),
+    [
+        ("0.0.0.0", {"127.0.0.1", "127.0.0.2"}),
+        ("127.0.0.1", {"127.0.0.1"}),
+        ("127.0.0.2", {"127.0.0.1", "127.0.0.2"}),
+        ("::1", {"127.0.0.1", "::1"}),
+        ("::", {"127.0.0.1", "127.0.0.2", "::1"}),
+    ],
+)
+def test_own_processes_reach_a_server_that_listens_at_one_address(host: str, reached: set[str]):
+    if ":" in host and not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6 here")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    opened = listening(host, port)
+    try:
+        assert {place for place in ("127.0.0.1", "127.0.0.2", "::1") if _connects(place, port)} == reached
+    finally:
+        for one in opened:
+            one.close()
+
+
+def _connects(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=5).close()
+    except OSError:
+        return False
+    return True
 
 
 def test_bodies_beyond_the_limit_are_refused_declared_or_not():

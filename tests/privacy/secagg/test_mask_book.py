@@ -10,7 +10,7 @@ import pytest
 
 from privacy.errors import AggregationError, BudgetError
 from privacy.identity import SigningKey
-from privacy.secagg.mask_book import MaskBook
+from privacy.secagg.mask_book import MaskBook, forget_masks
 from privacy.secagg.mask_terms import MaskTerms, bundle_text, sign_view
 from privacy.secagg.masks import unmask
 
@@ -55,7 +55,7 @@ def test_secrets_are_on_the_disk_for_their_owner_alone_and_gone_when_forgotten(p
     assert all(path.stat().st_mode & 0o777 == 0o600 for path in files)
     secret = json.loads((parties.home / ME / "masks" / "run-1" / "keys.json").read_text())["share_key"]
     assert secret not in repr(parties.book(ME)) + repr(parties.terms)
-    parties.book(ME).forget()
+    forget_masks(parties.home / ME, "run-1")
     assert not (parties.home / ME / "masks" / "run-1").exists()
     with pytest.raises(AggregationError, match="not come so far"):
         parties.book(ME).reveal(ROUND, ALL, True)
