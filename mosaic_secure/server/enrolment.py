@@ -48,6 +48,7 @@ def enrol(run: RunDirectory, plan: RunPlan, roll: Roll, progress: ProgressCallba
     clients = [client for client in roll.keys if client in accepted and client not in refused]
     roll.need(clients, refused, "enrolment")
     run.save_stage("enrol", {}, {"clients": clients, "refused": refused, "mask_keys": bundles_of(accepted)})
+    roll.leave_out("enrolment", refused)
     progress(Progress("enrolment", 1, 1, f"{len(clients)} of {len(roll.keys)} clients take part"))
     return clients
 

@@ -173,7 +173,11 @@ def test_a_client_that_has_left_all_runs_is_not_in_the_next_one(tmp_path: Path):
     ledgers = tmp_path / "ledgers"
     first = client(ledgers, tiny_config())
     withdraw(first.home.path)
-    train(tiny_config(), out=tmp_path / "run", ledger_dir=ledgers)
+    notes: list[str] = []
+    train(
+        tiny_config(), out=tmp_path / "run", ledger_dir=ledgers, progress=lambda told: notes.append(told.note)
+    )
+    assert "goes on without client-0: withdrawn" in notes and "2 of 3 clients take part" in notes
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     left = [(row["of"], row["on"], row["value"]) for row in rows if row["metric"] == "left out"]
     assert left == [("client-0", "enrol", "withdrawn")]
