@@ -14,7 +14,7 @@ from PIL import Image
 from .tiny import command
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-TOUR = README.split("## A five-minute tour")[1].split("\n## ")[0].replace("\\\n", " ")
+TOUR = README.split("## A tour")[1].split("\n## ")[0].replace("\\\n", " ")
 LINES = [shlex.split(line, comments=True) for line in re.findall(r"^mosaic-secure (.*)$", TOUR, re.MULTILINE)]
 
 
