@@ -33,9 +33,8 @@ NODE_KEY = "node.key"
 CA_DAYS = 3652
 SERVER_DAYS = 825
 RUNTIME_SECRET_BYTES = 32
-_CLOCKS_APART = timedelta(
-    hours=1
-)  # a certificate of this minute must hold on a machine whose clock is behind
+_CLOCKS_APART = timedelta(hours=1)
+"""A certificate of this minute must hold on a machine whose clock is behind."""
 _LONGEST_COMMON_NAME = 64
 
 

@@ -12,12 +12,15 @@ import math
 import socket
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mosaic_secure.deployment.leash import hold
 from mosaic_secure.deployment.long_poll import LongPoll
 
-__all__ = ["Guard", "listening"]
+if TYPE_CHECKING:
+    import uvicorn
+
+__all__ = ["Guard", "listening", "serving"]
 
 FLEET = "/v1/fleet/"
 MOST_BYTES = 256 << 20
@@ -159,26 +162,28 @@ def listening(host: str, port: int) -> list[socket.socket]:
     return found
 
 
+def serving(app: Callable[[Scope, Receive, Send], Awaitable[None]], **tls: str | None) -> uvicorn.Server:
+    """What serves an app; `tls`: files of key and certificate, by uvicorn's names."""
+    import uvicorn
+
+    quiet = {"access_log": False, "timeout_graceful_shutdown": 2}
+    # Where a request comes from is what the connection says, and no header of it.
+    return uvicorn.Server(uvicorn.Config(app, proxy_headers=False, **quiet, **tls))
+
+
 def main() -> None:
     """Serve until the process is told to end; the command line is that of ``flower-superlink``."""
     hold()
     from importlib import import_module
 
-    import uvicorn
     from flwr.superlink.main import create_app
 
     _clean_seldom()
     link = import_module("flwr.superlink.cli.flower_superlink")  # its package hides it behind a function
     config = link._parse_superlink_lifespan_config()
-    served = uvicorn.Config(
-        Guard(LongPoll(create_app(config, link.SuperLinkLifespan))),
-        access_log=False,
-        proxy_headers=False,  # where a request comes from is what the connection says
-        ssl_keyfile=config.ssl_keyfile,
-        ssl_certfile=config.ssl_certfile,
-        timeout_graceful_shutdown=2,
-    )
-    uvicorn.Server(served).run(sockets=listening(config.host, config.port))
+    app = Guard(LongPoll(create_app(config, link.SuperLinkLifespan)))
+    server = serving(app, ssl_keyfile=config.ssl_keyfile, ssl_certfile=config.ssl_certfile)
+    server.run(sockets=listening(config.host, config.port))
 
 
 if __name__ == "__main__":

@@ -17,11 +17,8 @@ CLIENTS = ("client-0", "client-1", "client-2")
 NAMES = ("server", AUTHORITY, *CLIENTS)
 GOES_ON = {"serve": "listens at", "authority": "answers what comes from", "join": "answers what comes from"}
 _ONCE = {"--dry-run", "--withdraw", "--rejoin"}
-_AS_TOLD = (
-    "data",
-    "clients",
-    "partition",
-)  # sections of which a tiny run changes nothing that the manual says
+# Of these sections a tiny run changes nothing that the manual says.
+_AS_TOLD = ("data", "clients", "partition")
 
 
 def tiny_run(name: str, **more: Any) -> dict[str, Any]:
@@ -129,10 +126,8 @@ class CarriedOut:
         def place(text: str) -> Path:
             host, colon, path = text.rpartition(":")
             assert host in ("", SERVER)
-            return (
-                self.machines.folder("server") / Path(path).relative_to("fl")
-                if colon
-                else (self.machines.folder(name) / path)
-            )
+            if colon:
+                return self.machines.folder("server") / Path(path).relative_to("fl")
+            return self.machines.folder(name) / path
 
         self.machines.hand_over(Path(shutil.copy(place(source), place(target))))

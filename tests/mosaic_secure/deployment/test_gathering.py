@@ -39,6 +39,7 @@ class _Nodes:
         }
 
     def send_and_receive(self, messages: list[Message], timeout: float) -> list[Message]:
+        assert self.most_bytes <= 1 << 16  # of greetings too, no more is taken than they need
         out = []
         for number, message in enumerate(messages):
             message.metadata.__dict__["_message_id"] = f"m{number}"

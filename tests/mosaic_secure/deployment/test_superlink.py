@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from importlib import import_module
 from typing import Any
 
@@ -11,7 +12,7 @@ import httpx
 import pytest
 from flwr.supercore.corestate.sql_corestate import SqlCoreState
 
-from mosaic_secure.deployment.superlink import FLEET, Guard, _clean_seldom, listening
+from mosaic_secure.deployment.superlink import FLEET, Guard, _clean_seldom, listening, serving
 
 
 async def _read_all(scope: Any, receive: Any, send: Any) -> None:
@@ -76,6 +77,22 @@ def test_own_processes_reach_a_server_that_listens_at_one_address(host: str, rea
     finally:
         for one in opened:
             one.close()
+
+
+def test_no_header_says_where_a_request_comes_from(monkeypatch: pytest.MonkeyPatch):
+    """Or a request from afar could say that it comes from this machine."""
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
+    opened = listening("127.0.0.1", 0)
+    server = serving(Guard(_read_all))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": opened})
+    thread.start()
+    try:
+        place = f"http://127.0.0.1:{opened[0].getsockname()[1]}/v1/control/start-run"
+        said = httpx.post(place, content=b"12", headers={"X-Forwarded-For": "10.0.0.7"}, trust_env=False)
+        assert (said.status_code, said.text) == (200, "2")
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 def _connects(host: str, port: int) -> bool:
