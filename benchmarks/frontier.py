@@ -138,14 +138,15 @@ def missing(row: Row) -> list[int]:
 
 def run(row: Row, seed: int, timeout: float | None) -> dict[str, Any]:
     """One run, added to the row's file."""
-    command, record = shlex.join(["mosaic-secure", *row.arguments]), kept(row)
-    if record["command"] != command:
-        record = {**record, "command": command, "runs": []}
     with tempfile.TemporaryDirectory(prefix="mosaic-frontier-") as scratch:
         done = measure_seeds(row.arguments, [seed], Path(scratch), timeout)[0]
     result = done.pop("result")
     done |= {name: result.get(name) for name in SCORES if result.get(name) is not None}
     done |= {"date": datetime.now(UTC).strftime("%Y-%m-%d"), "hardware": hardware(), "versions": versions()}
+    # Read only now: another seed of the row may have ended meanwhile.
+    command, record = shlex.join(["mosaic-secure", *row.arguments]), kept(row)
+    if record["command"] != command:
+        record = {**record, "command": command, "runs": []}
     others = [r for r in record["runs"] if r["seed"] != seed]
     record["runs"] = sorted([*others, done], key=lambda r: r["seed"])
     FOLDER.mkdir(parents=True, exist_ok=True)
