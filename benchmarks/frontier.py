@@ -82,12 +82,11 @@ def rows() -> Iterator[Row]:
         "cifar10_subset": ("4",),
     }
     for dataset, asked in epsilons.items():
-        presets = ("accuracy",) if dataset in ("pneumonia", "cifar10_subset") else ("accuracy", "synthetic")
-        for preset in presets:
+        for preset in ("accuracy", "synthetic"):
             wanted = asked if preset == "accuracy" or dataset != "mnist" else (*asked, "4")
             for epsilon in wanted:
                 yield from _trusts(dataset, preset, epsilon, honest[dataset])
-        if presets == ("accuracy",):
+        if dataset in ("pneumonia", "cifar10_subset"):
             plain = ("train", "--config", dataset, "--epsilon", "inf")
             yield Row(f"{dataset}_inf", plain)
     fashion = ("train", "--config", "fashion_mnist", "--epsilon", "4")

@@ -54,7 +54,10 @@ def test_images_are_drawn_from_the_sampler_of_the_run(run):
     assert np.array_equal(drawn.images, again.images)
 
 
-@pytest.mark.parametrize("name", ["digits", "mnist", "fashion_mnist"])
+READY = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar10_subset", "pneumonia")
+
+
+@pytest.mark.parametrize("name", READY)
 def test_ready_runs_offer_it(name):
     config = load_config(name, {"preset": "synthetic"})
     assert config.sampler.enabled and config.distill.fresh_student
