@@ -91,3 +91,15 @@ def test_the_document_names_commands():
 def test_tables_of_the_document_are_those_of_the_results(tables, capsys, line):
     tables.main(shlex.split(line))
     assert capsys.readouterr().out.strip() in RESULTS.read_text(encoding="utf-8")
+
+
+def test_the_baselines_of_the_document_are_those_of_the_kept_comparison():
+    kept = json.loads((HOUSE / "benchmarks" / "results" / "compare_fashion_mnist.json").read_text("utf-8"))
+    text = RESULTS.read_text(encoding="utf-8")
+    found: dict[str, list[str]] = {}
+    for row in kept["table"]["rows"]:
+        found.setdefault(row["method"], []).append(f"{100 * row['accuracy']:.1f}")
+    assert f"\n{kept['command']}\n" in text and len(found) == 6
+    for method, cells in found.items():
+        shown = "local (mean over clients)" if method == "local" else method
+        assert f"| {shown} | {' | '.join(cells)} |" in text
