@@ -3,11 +3,15 @@
 Torch and its kin get one thread, here and in every process that a test starts: results repeat, and tests that
 run side by side do not fight for the cores. The variable is read when torch is loaded, which not every test
 needs.
+
+A shell that starts the suite in the background has it ignore SIGINT, and what a test starts would inherit
+that: tests that interrupt a process would wait in vain. So it is heeded again.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +23,8 @@ if TYPE_CHECKING:
     from .mosaic_secure.tiny import Outcome
 
 os.environ["OMP_NUM_THREADS"] = "1"
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
     "repeatable", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
