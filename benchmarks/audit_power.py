@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from measure import RESULTS, hardware, versions  # noqa: E402  (a script beside this one)
+from measure import RESULTS, hardware, versions, write_result  # noqa: E402  (a script beside this one)
 
 FILE = RESULTS / "audit_power.json"
 SEEDS = range(20)
@@ -74,9 +73,7 @@ def write(record: dict[str, Any]) -> None:
         "versions": versions(),
     }
     record["audits"].sort(key=lambda row: (row["epsilon"], row["seed"]))
-    partial = FILE.with_suffix(".part")
-    partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, FILE)
+    write_result(FILE, record)
 
 
 def table(record: dict[str, Any]) -> str:

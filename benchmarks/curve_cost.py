@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from measure import RESULTS, hardware, versions  # noqa: E402  (a script beside this one)
+from measure import RESULTS, hardware, versions, write_result  # noqa: E402  (a script beside this one)
 
 FILE = RESULTS / "curve_cost.json"
 EPSILONS = ("1", "4", "inf")
@@ -104,9 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "hardware": hardware(),
         "versions": versions(),
     }
-    partial = FILE.with_suffix(".part")
-    partial.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, FILE)
+    write_result(FILE, kept)
     print(json.dumps({name: value for name, value in measured.items() if name != "single_runs"}, indent=2))
     return 0
 

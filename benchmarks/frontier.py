@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from measure import RESULTS, hardware, measure_seeds, versions  # noqa: E402  (a script beside this one)
+from measure import RESULTS, hardware, measure_seeds, versions, write_result  # noqa: E402  (a script beside this one)
 
 FOLDER = RESULTS / "frontier"
 SCORES = (
@@ -148,11 +147,7 @@ def run(row: Row, seed: int, timeout: float | None) -> dict[str, Any]:
         record = {**record, "command": command, "runs": []}
     others = [r for r in record["runs"] if r["seed"] != seed]
     record["runs"] = sorted([*others, done], key=lambda r: r["seed"])
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    path = FOLDER / f"{row.name}.json"
-    partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_result(FOLDER / f"{row.name}.json", record)
     return done
 
 

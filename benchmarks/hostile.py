@@ -28,7 +28,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from hostile_app import BACKDOOR, SOURCE, TARGET, VARIABLE, with_trigger  # noqa: E402  (beside this script)
-from measure import RESULTS, hardware, versions  # noqa: E402
+from measure import RESULTS, hardware, versions, write_result  # noqa: E402
 
 FOLDER = RESULTS / "hostile"
 CLIENTS = 10
@@ -118,11 +118,7 @@ def run(row: Row, seed: int) -> dict[str, Any]:
     record["runs"] = sorted(
         [*(r for r in record["runs"] if r["seed"] != seed), done], key=lambda r: r["seed"]
     )
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    path = FOLDER / f"{row.name}.json"
-    partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_result(FOLDER / f"{row.name}.json", record)
     return done
 
 

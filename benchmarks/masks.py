@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
@@ -24,7 +23,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from curve_cost import places, timed  # noqa: E402  (scripts beside this one)
-from measure import RESULTS, hardware, versions  # noqa: E402
+from measure import RESULTS, hardware, versions, write_result  # noqa: E402
 
 from mosaic_secure.config import load_config  # noqa: E402
 from mosaic_secure.plan import build_plan  # noqa: E402
@@ -176,9 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
     date = datetime.now(UTC).date().isoformat()
     kept = {"schema_version": 1, "date": date, "hardware": hardware(), "versions": versions(), **measured}
-    partial = FILE.with_suffix(".part")
-    partial.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, FILE)
+    write_result(FILE, kept)
     print(json.dumps(measured, indent=2))
     return 0
 

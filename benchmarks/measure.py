@@ -241,6 +241,14 @@ def measure_seeds(
     return rows
 
 
+def write_result(path: Path, record: dict[str, Any]) -> None:
+    """Replace a result file at once, so that whoever is interrupted leaves a whole one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".part")
+    partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, write ``benchmarks/results/NAME.json``, and return 0 if every run ended well."""
     parser = argparse.ArgumentParser(description="Measure a mosaic-secure command over seeds.")
@@ -274,11 +282,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         runs = measure_seeds(options.command, seeds, scratch, options.timeout)
     record["summary"] = summarise(runs)
     record["runs"] = runs
-    options.results.mkdir(parents=True, exist_ok=True)
     target = options.results / f"{options.name}.json"
-    partial = target.with_suffix(".json.part")
-    partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, target)
+    write_result(target, record)
     print(f"wrote {target}")
     return 0 if all(run["status"] == 0 for run in runs) else 1
 

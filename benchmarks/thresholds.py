@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -26,7 +25,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from frontier import rows  # noqa: E402  (scripts beside this one)
-from measure import RESULTS, hardware, measure_seeds, versions  # noqa: E402
+from measure import RESULTS, hardware, measure_seeds, versions, write_result  # noqa: E402
 
 DATASET = "pneumonia"
 ROWS = ("pneumonia_accuracy_4_local", "pneumonia_accuracy_4_distributed", "pneumonia_inf")
@@ -90,11 +89,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             if seed in {run["seed"] for run in runs}:
                 continue
             runs.append(measured(arguments[name], seed))
-            record |= {"date": datetime.now(UTC).date().isoformat()}
-            record |= {"hardware": hardware(), "versions": versions()}
-            partial = path.with_suffix(".part")
-            partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-            os.replace(partial, path)
+            date = datetime.now(UTC).date().isoformat()
+            record |= {"date": date, "hardware": hardware(), "versions": versions()}
+            write_result(path, record)
     print("\n".join(table(record["runs"])))
     return 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -14,13 +14,8 @@ HOUSE = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def thresholds(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(HOUSE / "benchmarks"))
-    for name in ("frontier", "thresholds"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    import thresholds
-
-    return thresholds
+def thresholds(load: Callable[[str], ModuleType]) -> ModuleType:
+    return load("thresholds")
 
 
 def test_a_shifted_line_costs_balanced_accuracy_and_hindsight_moves_it_back(thresholds):
